@@ -1,0 +1,86 @@
+"""The cell: the only thing that is ever on a link.
+
+    circuit id (4) | command (1: low 7 bits, high bit = long cell) | length (2) | body | zero padding
+
+A short cell is 1,024 bytes in all, a long one 16,384: one TLS record. Senders use the smallest that fits.
+"""
+
+import struct
+from enum import IntEnum
+from typing import NamedTuple
+
+from common.errors import DestroyReason, Malformed, TooLarge
+
+HEADER = struct.Struct(">IBH")
+SHORT_CELL = 1_024
+LONG_CELL = 16_384
+MAX_SHORT_BODY = SHORT_CELL - HEADER.size
+MAX_BODY = LONG_CELL - HEADER.size
+LONG_FLAG = 0x80
+ZEROS = bytes(LONG_CELL)
+
+VERSIONS = (1,)  # protocol versions this software speaks
+
+
+class Command(IntEnum):
+    """What a cell is for."""
+
+    PADDING = 0
+    HELLO = 1
+    CREATE = 2
+    CREATED = 3
+    RELAY = 4
+    DESTROY = 5
+
+
+LINK_COMMANDS = frozenset({Command.PADDING, Command.HELLO})  # circuit id 0; all others: not 0
+COMMANDS: dict[int, Command] = {int(command): command for command in Command}
+
+
+class Cell(NamedTuple):
+    """One cell without its padding; `body` is 0 to 16,377 bytes."""
+
+    circuit_id: int
+    command: int
+    body: bytes
+
+
+def encode_cell(circuit_id: int, command: int, body: bytes) -> bytes:
+    """The 1,024 or 16,384 bytes of a cell; raises `TooLarge` when the body does not fit."""
+    length = len(body)
+    if length <= MAX_SHORT_BODY:
+        return HEADER.pack(circuit_id, command, length) + body + ZEROS[: MAX_SHORT_BODY - length]
+    if length > MAX_BODY:
+        raise TooLarge("a cell's body is at most 16,377 bytes")
+    return HEADER.pack(circuit_id, command | LONG_FLAG, length) + body + ZEROS[: MAX_BODY - length]
+
+
+def encode_hello(versions: tuple[int, ...] = VERSIONS) -> bytes:
+    """The body of HELLO: a count, then the protocol versions spoken, two bytes each."""
+    return bytes([len(versions)]) + b"".join(version.to_bytes(2, "big") for version in versions)
+
+
+def choose_version(hello: bytes, own: tuple[int, ...] = VERSIONS) -> int:
+    """The highest version that both sides speak; `Malformed` when there is none, or the body is not a HELLO."""
+    if not hello or len(hello) != 1 + 2 * hello[0]:
+        raise Malformed("not a HELLO")
+    theirs = {int.from_bytes(hello[at : at + 2], "big") for at in range(1, len(hello), 2)}
+    common = theirs.intersection(own)
+    if not common:
+        raise Malformed(f"no common protocol version: we speak {sorted(own)}, the peer {sorted(theirs)}")
+    return max(common)
+
+
+def encode_destroy(reason: DestroyReason) -> bytes:
+    """The body of DESTROY: one byte."""
+    return bytes([reason])
+
+
+def decode_destroy(body: bytes) -> DestroyReason:
+    """The reason in a DESTROY; raises `Malformed`."""
+    if len(body) != 1:
+        raise Malformed("DESTROY is one byte")
+    try:
+        return DestroyReason(body[0])
+    except ValueError:
+        raise Malformed("unknown DESTROY reason") from None
