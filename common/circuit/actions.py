@@ -1,0 +1,117 @@
+"""What a state machine asks its owner to do. Cells to send are not here: `take_cells()` has those."""
+
+from dataclasses import dataclass
+
+from common.errors import EndReason
+from common.wire.messages import BeginFlags, IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """A relay: send this cell body to the next hop."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendTo:
+    """A relay: dial exactly this identity, send it CREATE, and report with `extended`."""
+
+    host: str
+    port: int
+    identity: bytes
+    create: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTarget:
+    """An exit: dial the target, then `connected` or `reset`."""
+
+    stream_id: int
+    host: str
+    port: int
+    flags: BeginFlags
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """An exit: look the name up, then `resolved`."""
+
+    stream_id: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Hand these bytes to the stream's application, and report with `taken` what it took."""
+
+    stream_id: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A client: the stream's target answered from this address."""
+
+    stream_id: int
+    address: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A client: the answer to `resolve`."""
+
+    stream_id: int
+    reason: EndReason
+    addresses: tuple[IPAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFinished:
+    """The other side sends no more on this stream; `closed` when this side had finished too."""
+
+    stream_id: int
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEnded:
+    """The other side ended both directions."""
+
+    stream_id: int
+    reason: EndReason
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """More may be sent: on this stream, or on any (0)."""
+
+    stream_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class HopAdded:
+    """A client: this many hops have proved themselves."""
+
+    hops: int
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A client: the circuit has all its hops."""
+
+
+Action = (
+    PassOn
+    | ExtendTo
+    | OpenTarget
+    | LookUp
+    | Deliver
+    | Opened
+    | Answered
+    | PeerFinished
+    | StreamEnded
+    | Credit
+    | HopAdded
+    | Built
+)

@@ -1,0 +1,286 @@
+"""What both ends of a circuit do alike: the stream table, the windows, and packing messages into cells.
+
+Methods record and append; `take_cells()` then gives the sealed cell bodies in the order they must be sent. The
+owner calls it under the same lock as the method before it, so that layers are sent in the order of their counters.
+"""
+
+from collections.abc import Callable, Sequence
+
+from common.circuit.actions import (
+    Action,
+    Answered,
+    Credit,
+    Deliver,
+    LookUp,
+    Opened,
+    OpenTarget,
+    PeerFinished,
+    StreamEnded,
+)
+from common.circuit.stream import OWES_END, TAKES_DATA, Event, Side, State, Stream, next_state
+from common.circuit.window import CircuitReceiveWindow, CircuitSendWindow
+from common.errors import EndReason, TooLarge, Unexpected
+from common.wire.messages import (
+    HEADER,
+    Begin,
+    BeginFlags,
+    Connected,
+    Data,
+    Direction,
+    Drop,
+    End,
+    IPAddress,
+    Message,
+    Resolve,
+    Resolved,
+    Sendme,
+    encode_data_header,
+)
+
+LAST_STREAM_ID = 2**16 - 1  # ids only rise: a circuit that used them all is replaced
+MAX_OPEN_STREAMS = 4_096  # per circuit at an exit: each is a socket, and descriptors are finite
+
+Seal = Callable[[bytes], tuple[bytes, bytes]]
+
+
+class Endpoint:
+    """One end of a circuit. Not thread-safe: its owner holds the circuit's lock."""
+
+    def __init__(self, side: Side, seal: Seal, max_messages: int) -> None:
+        """`seal` gives a cell body and the end of its innermost layer; `max_messages` is the suite's."""
+        self._side = side
+        self._seal = seal
+        self._max_messages = max_messages
+        self._max_data = max_messages - HEADER.size
+        self._streams: dict[int, Stream] = {}
+        self._highest = 0
+        self._send_window = CircuitSendWindow()
+        self._receive_window = CircuitReceiveWindow()
+        self._outgoing: list[tuple[bytes, int]] = []  # (encoded message, bytes of DATA in it)
+
+    # ---- what arrives
+
+    def receive(self, messages: Sequence[Message], proof: bytes, now: float) -> list[Action]:
+        """All messages of one cell; `proof` is the end of its innermost layer. Raises `ProtocolError`."""
+        actions: list[Action] = []
+        count = 0
+        for message in messages:
+            if isinstance(message, Data):
+                count += len(message.data)
+                self._receive_data(message, now, actions)
+            else:
+                self._receive(message, now, actions)
+        if count:
+            limit = self._receive_window.cell_arrived(count)
+            if limit is not None:
+                self.tell(Sendme(0, limit, proof))
+        return actions
+
+    def _receive_data(self, message: Data, now: float, actions: list[Action]) -> None:
+        stream = self._known(message.stream_id, Event.GOT_DATA)
+        if stream is None:
+            return
+        stream.step(Event.GOT_DATA)
+        stream.receive_window.data_arrived(len(message.data), now)
+        if stream.state in TAKES_DATA:
+            actions.append(Deliver(message.stream_id, message.data))
+
+    def _receive(self, message: Message, now: float, actions: list[Action]) -> None:
+        match message:
+            case Sendme(stream_id=0):
+                self._send_window.credit(message.total, message.proof)
+                actions.append(Credit(0))
+            case Sendme():
+                self._receive_sendme(message, actions)
+            case End():
+                self._receive_end(message, actions)
+            case Begin():
+                self._receive_begin(message, now, actions)
+            case Connected():
+                stream = self._step(message.stream_id, Event.GOT_CONNECTED)
+                if stream is not None and stream.state is not State.RESETTING:
+                    actions.append(Opened(message.stream_id, message.address))
+            case Resolve():
+                self._open(message.stream_id, Event.GOT_RESOLVE, now)
+                actions.append(LookUp(message.stream_id, message.host))
+            case Resolved():
+                self._step(message.stream_id, Event.GOT_RESOLVED)
+                actions.append(Answered(message.stream_id, message.reason, message.addresses))
+            case Drop():
+                pass
+            case _:
+                raise Unexpected(f"{message.command.name} at this end")
+
+    def _receive_begin(self, message: Begin, now: float, actions: list[Action]) -> None:
+        self._open(message.stream_id, Event.GOT_BEGIN, now)
+        if len(self._streams) > MAX_OPEN_STREAMS:
+            self.reset(message.stream_id, EndReason.LIMIT)
+        else:
+            actions.append(OpenTarget(message.stream_id, message.host, message.port, message.flags))
+
+    def _receive_sendme(self, message: Sendme, actions: list[Action]) -> None:
+        stream = self._step(message.stream_id, Event.GOT_SENDME)
+        if stream is not None:
+            stream.send_window.credit(message.total)
+            actions.append(Credit(message.stream_id))
+
+    def _receive_end(self, message: End, actions: list[Action]) -> None:
+        both = message.direction is Direction.BOTH
+        stream_id = message.stream_id
+        stream = self._known(stream_id, Event.GOT_END_BOTH if both else Event.GOT_END_SENDING)
+        if stream is None:
+            return
+        left = stream.step(Event.GOT_END_BOTH if both else Event.GOT_END_SENDING)
+        closed = stream.state is State.CLOSED
+        if both and left in OWES_END:
+            self.tell(End(stream_id, Direction.BOTH, EndReason.DONE))
+        if closed:
+            del self._streams[stream_id]
+        if left is State.RESETTING:
+            return
+        actions.append(StreamEnded(stream_id, message.reason) if both else PeerFinished(stream_id, closed))
+
+    # ---- what this side does
+
+    def begin(self, host: str, port: int, now: float, flags: BeginFlags = BeginFlags.ANY) -> int:
+        """A client opens a stream: its id. Raises `TooLarge` when the circuit has no id left."""
+        stream_id = self._next_id()
+        message = Begin(stream_id, host, port, flags).encode()
+        self._open(stream_id, Event.BEGIN, now)
+        self._outgoing.append((message, 0))
+        return stream_id
+
+    def resolve(self, host: str, now: float) -> int:
+        """A client asks for the addresses of a name: the id that `Answered` will bear."""
+        stream_id = self._next_id()
+        message = Resolve(stream_id, host).encode()
+        self._open(stream_id, Event.RESOLVE, now)
+        self._outgoing.append((message, 0))
+        return stream_id
+
+    def connected(self, stream_id: int, address: IPAddress, ttl: int) -> bool:
+        """An exit reached the target; False when the client has reset the stream in the meantime."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.state is State.RESETTING:
+            return False
+        stream.step(Event.CONNECTED)
+        self.tell(Connected(stream_id, address, ttl))
+        return True
+
+    def resolved(self, stream_id: int, reason: EndReason, addresses: tuple[IPAddress, ...], ttl: int) -> None:
+        """An exit answers a `LookUp`."""
+        self._step(stream_id, Event.RESOLVED)
+        self.tell(Resolved(stream_id, reason, addresses, ttl))
+
+    def sendable(self, stream_id: int) -> int:
+        """Bytes of DATA that both the stream's and the circuit's limit allow now."""
+        stream = self._streams.get(stream_id)
+        if stream is None or not stream.may_send:
+            return 0
+        return min(stream.send_window.left, self._send_window.left)
+
+    def send(self, stream_id: int, data: bytes) -> None:
+        """Sends `data`, which `sendable` must allow."""
+        self._streams[stream_id].send_window.take(len(data))
+        for at in range(0, len(data), self._max_data):
+            piece = data[at : at + self._max_data]
+            self._outgoing.append((encode_data_header(stream_id, len(piece)) + piece, len(piece)))
+
+    def taken(self, stream_id: int, count: int, now: float) -> None:
+        """The application took `count` bytes of what was delivered."""
+        stream = self._streams.get(stream_id)
+        if stream is None or not count:
+            return
+        limit = stream.receive_window.data_taken(count, now)
+        if limit is not None and stream.state in (State.OPEN, State.LOCAL_ENDED):
+            self.tell(Sendme(stream_id, limit))
+
+    def finish(self, stream_id: int) -> bool:
+        """The application sends no more (half-close); True when that closes the stream."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.state is State.RESETTING:
+            return True
+        stream.step(Event.FINISH)
+        self.tell(End(stream_id, Direction.SENDING, EndReason.DONE))
+        return self._forget_if_closed(stream_id, stream)
+
+    def reset(self, stream_id: int, reason: EndReason) -> None:
+        """Ends both directions at once; does nothing when the stream is gone already."""
+        stream = self._streams.get(stream_id)
+        if stream is None or stream.state is State.RESETTING:
+            return
+        stream.step(Event.RESET)
+        self.tell(End(stream_id, Direction.BOTH, reason))
+        self._forget_if_closed(stream_id, stream)
+
+    def tell(self, message: Message) -> None:
+        """Appends a message that is no DATA."""
+        self._outgoing.append((message.encode(), 0))
+
+    def take_cells(self) -> list[bytes]:
+        """The cell bodies to send now, sealed and in order; messages that fit together share a cell."""
+        cells: list[bytes] = []
+        parts: list[bytes] = []
+        size = count = 0
+        for message, data in self._outgoing:
+            if size + len(message) > self._max_messages:
+                cells.append(self._seal_cell(parts, count))
+                parts, size, count = [], 0, 0
+            parts.append(message)
+            size += len(message)
+            count += data
+        if parts:
+            cells.append(self._seal_cell(parts, count))
+        self._outgoing.clear()
+        return cells
+
+    # ---- what others may ask
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are not closed."""
+        return len(self._streams)
+
+    @property
+    def used_streams(self) -> int:
+        """How many streams there have been."""
+        return self._highest
+
+    # ---- helpers
+
+    def _seal_cell(self, parts: list[bytes], count: int) -> bytes:
+        body, proof = self._seal(b"".join(parts))
+        if count:
+            self._send_window.cell_sent(count, proof)
+        return body
+
+    def _next_id(self) -> int:
+        if self._highest == LAST_STREAM_ID:
+            raise TooLarge("the circuit has used all its stream ids")
+        return self._highest + 1
+
+    def _open(self, stream_id: int, event: Event, now: float) -> None:
+        if stream_id <= self._highest:
+            raise Unexpected(f"{event.name} for a stream id that was used")
+        self._streams[stream_id] = Stream(self._side, next_state(self._side, State.IDLE, event), now)
+        self._highest = stream_id
+
+    def _known(self, stream_id: int, event: Event) -> Stream | None:
+        """The stream, or None when it is closed and `event` is legal then; raises `Unexpected`."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            next_state(self._side, State.CLOSED if stream_id <= self._highest else State.IDLE, event)
+        return stream
+
+    def _step(self, stream_id: int, event: Event) -> Stream | None:
+        stream = self._known(stream_id, event)
+        if stream is not None:
+            stream.step(event)
+            self._forget_if_closed(stream_id, stream)
+        return stream
+
+    def _forget_if_closed(self, stream_id: int, stream: Stream) -> bool:
+        if stream.state is not State.CLOSED:
+            return False
+        del self._streams[stream_id]
+        return True

@@ -1,0 +1,109 @@
+"""A relay's place on a circuit: opens forward layers, seals backward ones, and is the exit when addressed.
+
+A hop starts FRESH. EXTEND makes it a middle for good; BEGIN or RESOLVE makes it the exit for good. What is not in
+the table is `Unexpected`. DROP is legal always.
+"""
+
+from collections.abc import Sequence
+from enum import Enum, auto
+
+from common.circuit.actions import Action, ExtendTo, PassOn
+from common.circuit.endpoint import Endpoint
+from common.circuit.stream import Side
+from common.crypto.handshake import HopKeys
+from common.crypto.layers import PROOF, SUITES, Kind
+from common.errors import TooLarge, Unexpected
+from common.wire.cells import MAX_BODY
+from common.wire.messages import Drop, Extend, Extended, Message, decode_messages
+
+
+class HopState(Enum):
+    """What a hop is."""
+
+    FRESH = auto()
+    EXTENDING = auto()  # EXTEND got, the next relay has not answered
+    MIDDLE = auto()
+    EXIT = auto()
+
+
+class Got(Enum):
+    """What a client may send to a hop."""
+
+    LAYER = auto()  # for the next hop
+    EXTEND = auto()
+    STREAM = auto()  # any message about streams, SENDME included
+
+
+TABLE: dict[tuple[HopState, Got], HopState] = {
+    (HopState.FRESH, Got.EXTEND): HopState.EXTENDING,
+    (HopState.FRESH, Got.STREAM): HopState.EXIT,
+    (HopState.EXIT, Got.STREAM): HopState.EXIT,
+    (HopState.MIDDLE, Got.LAYER): HopState.MIDDLE,
+}
+
+
+class Hop:
+    """Not thread-safe: its owner holds the circuit's lock."""
+
+    def __init__(self, identity: bytes, keys: HopKeys) -> None:
+        """`identity`: this relay's own, which it refuses to extend to."""
+        parts = SUITES[keys.suite]
+        self._identity = identity
+        self._opener = parts.opener(keys.forward)
+        self._sealer = parts.sealer(keys.backward)
+        self.state = HopState.FRESH
+        self.endpoint = Endpoint(Side.EXIT, self._originate, parts.max_messages)
+
+    def receive_forward(self, body: bytes, now: float) -> list[Action]:
+        """A cell from the client's side; raises `ProtocolError`."""
+        kind, inner = self._opener.open(body)
+        if kind is Kind.FORWARD:
+            self._step(Got.LAYER)
+            return [PassOn(inner)]
+        messages = [message for message in decode_messages(inner) if not isinstance(message, Drop)]
+        if not messages:
+            return []
+        if isinstance(messages[0], Extend):
+            return self._extend(messages)
+        self._step(Got.STREAM)
+        return self.endpoint.receive(messages, body[-PROOF:], now)
+
+    def receive_backward(self, body: bytes) -> bytes:
+        """A cell from the next hop, one layer thicker for the client; raises `TooLarge`, `Unexpected`."""
+        if self.state is not HopState.MIDDLE:
+            raise Unexpected("a backward cell before the next hop answered")
+        layer = self._sealer.seal(Kind.FORWARD, body)
+        if len(layer) > MAX_BODY:
+            raise TooLarge("no room for another layer")
+        return layer
+
+    def extended(self, created: bytes) -> None:
+        """The next relay answered CREATE with this body (1,152 bytes)."""
+        if self.state is not HopState.EXTENDING:
+            raise Unexpected("CREATED that nobody asked for")
+        self.state = HopState.MIDDLE
+        self.endpoint.tell(Extended(created))
+
+    def take_cells(self) -> list[bytes]:
+        """The cell bodies this hop itself sends to the client; see `Endpoint.take_cells`."""
+        return self.endpoint.take_cells()
+
+    def _extend(self, messages: Sequence[Message]) -> list[Action]:
+        message = messages[0]
+        assert isinstance(message, Extend)
+        self._step(Got.EXTEND)
+        if len(messages) > 1:
+            raise Unexpected("EXTEND is alone in its cell")
+        if message.identity == self._identity:
+            raise Unexpected("EXTEND to this relay itself")
+        return [ExtendTo(message.host, message.port, message.identity, message.create)]
+
+    def _step(self, got: Got) -> None:
+        following = TABLE.get((self.state, got))
+        if following is None:
+            raise Unexpected(f"{got.name} at a hop that is {self.state.name}")
+        self.state = following
+
+    def _originate(self, messages: bytes) -> tuple[bytes, bytes]:
+        layer = self._sealer.seal(Kind.DELIVER, messages)
+        return layer, layer[-PROOF:]

@@ -1,0 +1,92 @@
+"""A client's circuit: built hop by hop through itself, then the home of streams.
+
+The keys of each later hop are agreed *through* the circuit so far, so only the first hop ever sees the client.
+Only the last hop may speak; a message from another is `Unexpected`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.circuit.actions import Action, Built, HopAdded
+from common.circuit.endpoint import Endpoint
+from common.circuit.stream import Side
+from common.crypto.handshake import ClientHandshake, Suite
+from common.crypto.layers import MAX_HOPS, SUITES
+from common.crypto.onion import LayerStack
+from common.errors import TooLarge, Unexpected
+from common.wire.messages import Drop, Extend, Extended, decode_messages
+
+
+@dataclass(frozen=True, slots=True)
+class PathHop:
+    """What a client must know of a relay to make it a hop; keys are 32 bytes each."""
+
+    identity: bytes
+    onion_key: bytes
+    host: str
+    port: int
+
+
+class Origin:
+    """Not thread-safe: its owner holds the circuit's lock."""
+
+    def __init__(self, path: Sequence[PathHop], suite: Suite) -> None:
+        """Raises `TooLarge` unless the path has 1 to 8 hops."""
+        if not 1 <= len(path) <= MAX_HOPS:
+            raise TooLarge(f"a circuit has 1 to {MAX_HOPS} hops, not {len(path)}")
+        self._path = tuple(path)
+        self._suite = suite
+        self._stack = LayerStack()
+        self._handshake: ClientHandshake | None = self._shake(0)
+        self.endpoint = Endpoint(Side.CLIENT, self._stack.originate, SUITES[suite].max_messages)
+
+    @property
+    def create(self) -> bytes:
+        """The CREATE body for the first hop (1,282 bytes)."""
+        if self._handshake is None or len(self._stack):
+            raise Unexpected("CREATE is sent once")
+        return self._handshake.create
+
+    @property
+    def built(self) -> bool:
+        """Whether all hops have proved themselves."""
+        return len(self._stack) == len(self._path)
+
+    def created(self, body: bytes) -> list[Action]:
+        """The first hop's CREATED; raises `ProtocolError`."""
+        if len(self._stack):
+            raise Unexpected("CREATED twice")
+        return self._add_hop(body)
+
+    def receive(self, body: bytes, now: float) -> list[Action]:
+        """A RELAY cell from the first hop; raises `ProtocolError`."""
+        opened = self._stack.open(body)
+        if opened.hop != len(self._stack) - 1:
+            raise Unexpected("a message from a hop that is not the last")
+        messages = [message for message in decode_messages(opened.messages) if not isinstance(message, Drop)]
+        if not messages:
+            return []
+        if self.built:
+            return self.endpoint.receive(messages, opened.proof, now)
+        if len(messages) != 1 or not isinstance(messages[0], Extended):
+            raise Unexpected("only EXTENDED is legal while a circuit is built")
+        return self._add_hop(messages[0].created)
+
+    def take_cells(self) -> list[bytes]:
+        """The RELAY cell bodies to send now; see `Endpoint.take_cells`."""
+        return self.endpoint.take_cells()
+
+    def _shake(self, hop: int) -> ClientHandshake:
+        return ClientHandshake(self._path[hop].identity, self._path[hop].onion_key, self._suite)
+
+    def _add_hop(self, created: bytes) -> list[Action]:
+        assert self._handshake is not None
+        self._stack.add(self._handshake.finish(created))
+        done = len(self._stack)
+        if self.built:
+            self._handshake = None
+            return [HopAdded(done), Built()]
+        target = self._path[done]
+        self._handshake = self._shake(done)
+        self.endpoint.tell(Extend(target.host, target.port, target.identity, self._handshake.create))
+        return [HopAdded(done)]

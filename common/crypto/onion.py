@@ -1,0 +1,52 @@
+"""The client's stack of layers: it alone can seal for, and open from, every hop of its circuit."""
+
+from dataclasses import dataclass
+
+from common.crypto.handshake import HopKeys
+from common.crypto.layers import MAX_HOPS, PROOF, SUITES, Kind, Opener, Sealer
+from common.errors import AuthenticationFailed, TooLarge
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Messages found in a cell: which hop (0 is the first) spoke, and the end of its layer as proof of receipt."""
+
+    hop: int
+    messages: bytes
+    proof: bytes
+
+
+class LayerStack:
+    """Grows by one hop with each handshake; speaks to the last hop and hears any."""
+
+    def __init__(self) -> None:
+        self._forward: list[Sealer] = []
+        self._backward: list[Opener] = []
+
+    def __len__(self) -> int:
+        return len(self._forward)
+
+    def add(self, keys: HopKeys) -> None:
+        """The next hop's layers; raises `TooLarge` beyond 8 hops."""
+        if len(self) == MAX_HOPS:
+            raise TooLarge("a circuit has at most 8 hops")
+        parts = SUITES[keys.suite]
+        self._forward.append(parts.sealer(keys.forward))
+        self._backward.append(parts.opener(keys.backward))
+
+    def originate(self, messages: bytes) -> tuple[bytes, bytes]:
+        """A cell body for the last hop, sealed from there inwards, and the proof that hop will see (16 bytes)."""
+        layer = self._forward[-1].seal(Kind.DELIVER, messages)
+        proof = layer[-PROOF:]
+        for sealer in reversed(self._forward[:-1]):
+            layer = sealer.seal(Kind.FORWARD, layer)
+        return layer, proof
+
+    def open(self, layer: bytes) -> Opened:
+        """Opens hop by hop until one delivers; raises `AuthenticationFailed`."""
+        for hop, opener in enumerate(self._backward):
+            kind, body = opener.open(layer)
+            if kind is Kind.DELIVER:
+                return Opened(hop, body, layer[-PROOF:])
+            layer = body
+        raise AuthenticationFailed("layer")

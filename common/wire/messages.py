@@ -1,0 +1,338 @@
+"""What the two ends of a circuit say inside the layers: each message's encoding beside its decoding.
+
+    command (1) | stream id (2, 0 = the circuit itself) | length (2) | data
+
+Several messages may share a cell; none crosses cells. Whether a message is legal *now* is decided in
+`common/circuit`; here it is only well formed or `Malformed`.
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import ClassVar, Self
+
+from common.errors import EndReason, Malformed
+from common.wire.codec import U16, U32, U64, Reader, pack_short_string
+
+HEADER = struct.Struct(">BHH")
+CREATE_BODY = 1_282  # bytes of a CREATE cell's body: types, identity, onion key, X25519 and ML-KEM-768 keys
+CREATED_BODY = 1_152  # bytes of a CREATED cell's body: X25519 key, ML-KEM-768 ciphertext, proof
+IDENTITY = 32
+PROOF = 16  # bytes of the layer that a circuit SENDME repeats
+MAX_ANSWERS = 16  # addresses in a RESOLVED: more help nobody
+
+IPAddress = IPv4Address | IPv6Address
+
+
+class MessageCommand(IntEnum):
+    """The first byte of a message."""
+
+    BEGIN = 1
+    CONNECTED = 2
+    DATA = 3
+    END = 4
+    SENDME = 5
+    EXTEND = 6
+    EXTENDED = 7
+    RESOLVE = 8
+    RESOLVED = 9
+    DROP = 10
+
+
+class BeginFlags(IntFlag):
+    """Which addresses of a name the exit may use."""
+
+    ANY = 0
+    IPV4_ONLY = 1
+    IPV6_ONLY = 2
+
+
+class Direction(IntEnum):
+    """What an END ends."""
+
+    SENDING = 0  # the sender of the END sends no more; it still takes what comes
+    BOTH = 1  # a reset: it takes no more either
+
+
+def _pack(command: MessageCommand, stream_id: int, data: bytes) -> bytes:
+    return HEADER.pack(command, stream_id, len(data)) + data
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Open a stream to a target; DATA may follow at once."""
+
+    command: ClassVar = MessageCommand.BEGIN
+    stream_id: int
+    host: str
+    port: int
+    flags: BeginFlags = BeginFlags.ANY
+
+    def encode(self) -> bytes:
+        """flags (1), port (2), host (length byte and 1 to 255 ASCII bytes)."""
+        data = bytes([self.flags]) + U16.pack(self.port) + pack_short_string(self.host)
+        return _pack(self.command, self.stream_id, data)
+
+    @classmethod
+    def decode(cls, stream_id: int, data: bytes) -> Self:
+        """Raises `Malformed`; so do all the decoders below."""
+        reader = Reader(data)
+        flags, port, host = reader.u8(), reader.u16(), reader.short_string()
+        reader.done()
+        if port == 0 or flags not in (0, 1, 2):
+            raise Malformed("not a BEGIN")
+        return cls(stream_id, host, port, BeginFlags(flags))
+
+
+def _pack_address(address: IPAddress) -> bytes:
+    return bytes([address.version]) + address.packed
+
+
+def _read_address(reader: Reader) -> IPAddress:
+    size = {4: 4, 6: 16}.get(reader.u8())
+    if size is None:
+        raise Malformed("unknown address type")
+    return ip_address(reader.take(size))
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The target answered: the address that was dialled and how many seconds its name may be remembered."""
+
+    command: ClassVar = MessageCommand.CONNECTED
+    stream_id: int
+    address: IPAddress
+    ttl: int
+
+    def encode(self) -> bytes:
+        """version (1: 4 or 6), address (4 or 16), ttl in seconds (4)."""
+        return _pack(self.command, self.stream_id, _pack_address(self.address) + U32.pack(self.ttl))
+
+    @classmethod
+    def decode(cls, stream_id: int, data: bytes) -> Self:
+        """See `Begin.decode`."""
+        reader = Reader(data)
+        address, ttl = _read_address(reader), int.from_bytes(reader.take(4), "big")
+        reader.done()
+        return cls(stream_id, address, ttl)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Bytes of a stream, at least one."""
+
+    command: ClassVar = MessageCommand.DATA
+    stream_id: int
+    data: bytes
+
+    def encode(self) -> bytes:
+        """The bytes as they are."""
+        return _pack(self.command, self.stream_id, self.data)
+
+    @classmethod
+    def decode(cls, stream_id: int, data: bytes) -> Self:
+        """See `Begin.decode`."""
+        if not data:
+            raise Malformed("empty DATA")
+        return cls(stream_id, data)
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The sender's direction of a stream ended, or both."""
+
+    command: ClassVar = MessageCommand.END
+    stream_id: int
+    direction: Direction
+    reason: EndReason
+
+    def encode(self) -> bytes:
+        """direction (1), reason (1)."""
+        return _pack(self.command, self.stream_id, bytes([self.direction, self.reason]))
+
+    @classmethod
+    def decode(cls, stream_id: int, data: bytes) -> Self:
+        """See `Begin.decode`."""
+        if len(data) != 2:
+            raise Malformed("not an END")
+        try:
+            return cls(stream_id, Direction(data[0]), EndReason(data[1]))
+        except ValueError:
+            raise Malformed("unknown END") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Sendme:
+    """How many bytes of DATA may have been sent since the start; for a circuit also the proof of receipt."""
+
+    command: ClassVar = MessageCommand.SENDME
+    stream_id: int
+    total: int
+    proof: bytes = b""
+
+    def encode(self) -> bytes:
+        """total (8); for stream id 0 also the proof (16)."""
+        return _pack(self.command, self.stream_id, U64.pack(self.total) + self.proof)
+
+    @classmethod
+    def decode(cls, stream_id: int, data: bytes) -> Self:
+        """See `Begin.decode`."""
+        if len(data) != (8 if stream_id else 8 + PROOF):
+            raise Malformed("not a SENDME")
+        return cls(stream_id, U64.unpack_from(data)[0], data[8:])
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Make the circuit one hop longer."""
+
+    command: ClassVar = MessageCommand.EXTEND
+    stream_id: ClassVar = 0
+    host: str
+    port: int
+    identity: bytes
+    create: bytes
+
+    def encode(self) -> bytes:
+        """port (2), identity (32), CREATE body (1,282), host (length byte and name)."""
+        data = U16.pack(self.port) + self.identity + self.create + pack_short_string(self.host)
+        return _pack(self.command, 0, data)
+
+    @classmethod
+    def decode(cls, stream_id: int, data: bytes) -> Self:
+        """See `Begin.decode`."""
+        reader = Reader(data)
+        port, identity, create = reader.u16(), reader.take(IDENTITY), reader.take(CREATE_BODY)
+        host = reader.short_string()
+        reader.done()
+        if port == 0:
+            raise Malformed("port 0")
+        return cls(host, port, identity, create)
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """The new hop's answer."""
+
+    command: ClassVar = MessageCommand.EXTENDED
+    stream_id: ClassVar = 0
+    created: bytes
+
+    def encode(self) -> bytes:
+        """The CREATED body (1,152)."""
+        return _pack(self.command, 0, self.created)
+
+    @classmethod
+    def decode(cls, stream_id: int, data: bytes) -> Self:
+        """See `Begin.decode`."""
+        if len(data) != CREATED_BODY:
+            raise Malformed("not an EXTENDED")
+        return cls(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Look a name up at the exit."""
+
+    command: ClassVar = MessageCommand.RESOLVE
+    stream_id: int
+    host: str
+
+    def encode(self) -> bytes:
+        """host (length byte and name)."""
+        return _pack(self.command, self.stream_id, pack_short_string(self.host))
+
+    @classmethod
+    def decode(cls, stream_id: int, data: bytes) -> Self:
+        """See `Begin.decode`."""
+        reader = Reader(data)
+        host = reader.short_string()
+        reader.done()
+        return cls(stream_id, host)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The addresses of a name, or why there are none."""
+
+    command: ClassVar = MessageCommand.RESOLVED
+    stream_id: int
+    reason: EndReason
+    addresses: tuple[IPAddress, ...] = ()
+    ttl: int = 0
+
+    def encode(self) -> bytes:
+        """reason (1), ttl (4), count (1), addresses (version byte and 4 or 16 bytes each)."""
+        data = bytes([self.reason]) + U32.pack(self.ttl) + bytes([len(self.addresses)])
+        return _pack(self.command, self.stream_id, data + b"".join(map(_pack_address, self.addresses)))
+
+    @classmethod
+    def decode(cls, stream_id: int, data: bytes) -> Self:
+        """See `Begin.decode`."""
+        reader = Reader(data)
+        try:
+            reason = EndReason(reader.u8())
+        except ValueError:
+            raise Malformed("unknown reason") from None
+        ttl, count = int.from_bytes(reader.take(4), "big"), reader.u8()
+        if count > MAX_ANSWERS:
+            raise Malformed("too many addresses")
+        addresses = tuple(_read_address(reader) for _ in range(count))
+        reader.done()
+        return cls(stream_id, reason, addresses, ttl)
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Padding inside the layers: legal for any hop at any time, and then thrown away."""
+
+    command: ClassVar = MessageCommand.DROP
+    stream_id: ClassVar = 0
+    size: int
+
+    def encode(self) -> bytes:
+        """`size` zero bytes."""
+        return _pack(self.command, 0, bytes(self.size))
+
+    @classmethod
+    def decode(cls, stream_id: int, data: bytes) -> Self:
+        """See `Begin.decode`."""
+        return cls(len(data))
+
+
+Message = Begin | Connected | Data | End | Sendme | Extend | Extended | Resolve | Resolved | Drop
+_TYPES: dict[int, type[Message]] = {
+    int(kind.command): kind
+    for kind in (Begin, Connected, Data, End, Sendme, Extend, Extended, Resolve, Resolved, Drop)
+}
+_OF_CIRCUIT = frozenset({MessageCommand.EXTEND, MessageCommand.EXTENDED, MessageCommand.DROP})
+_OF_EITHER = frozenset({MessageCommand.SENDME})
+
+
+def encode_data_header(stream_id: int, length: int) -> bytes:
+    """The five bytes before `length` bytes of DATA: senders of much data join them to it themselves."""
+    return HEADER.pack(MessageCommand.DATA, stream_id, length)
+
+
+def decode_messages(body: bytes) -> list[Message]:
+    """All messages of one DELIVER body, at least one; raises `Malformed`."""
+    messages: list[Message] = []
+    at, end = 0, len(body)
+    while at < end:
+        if end - at < HEADER.size:
+            raise Malformed("truncated message")
+        command, stream_id, length = HEADER.unpack_from(body, at)
+        at += HEADER.size
+        if length > end - at:
+            raise Malformed("truncated message")
+        kind = _TYPES.get(command)
+        if kind is None:
+            raise Malformed("unknown message")
+        if command not in _OF_EITHER and (stream_id == 0) != (command in _OF_CIRCUIT):
+            raise Malformed("stream id does not fit the message")
+        messages.append(kind.decode(stream_id, body[at : at + length]))
+        at += length
+    if not messages:
+        raise Malformed("no message")
+    return messages
