@@ -72,6 +72,8 @@ class WindowViolated(ProtocolError):
 class TooLarge(ProtocolError):
     """Something does not fit into the cell, message or table it is meant for."""
 
+    reason = DestroyReason.LIMIT
+
 
 class Refused(OnionError):
     """A policy or the target said no."""

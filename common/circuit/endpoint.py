@@ -57,6 +57,7 @@ class Endpoint:
         self._send_window = CircuitSendWindow()
         self._receive_window = CircuitReceiveWindow()
         self._outgoing: list[tuple[bytes, int]] = []  # (encoded message, bytes of DATA in it)
+        self._unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
 
     # ---- what arrives
 
@@ -101,8 +102,7 @@ class Endpoint:
                 if stream is not None and stream.state is not State.RESETTING:
                     actions.append(Opened(message.stream_id, message.address))
             case Resolve():
-                self._open(message.stream_id, Event.GOT_RESOLVE, now)
-                actions.append(LookUp(message.stream_id, message.host))
+                self._receive_resolve(message, now, actions)
             case Resolved():
                 self._step(message.stream_id, Event.GOT_RESOLVED)
                 actions.append(Answered(message.stream_id, message.reason, message.addresses))
@@ -117,6 +117,13 @@ class Endpoint:
             self.reset(message.stream_id, EndReason.LIMIT)
         else:
             actions.append(OpenTarget(message.stream_id, message.host, message.port, message.flags))
+
+    def _receive_resolve(self, message: Resolve, now: float, actions: list[Action]) -> None:
+        self._open(message.stream_id, Event.GOT_RESOLVE, now)
+        if len(self._streams) > MAX_OPEN_STREAMS:
+            self.resolved(message.stream_id, EndReason.LIMIT, (), 0)
+        else:
+            actions.append(LookUp(message.stream_id, message.host))
 
     def _receive_sendme(self, message: Sendme, actions: list[Action]) -> None:
         stream = self._step(message.stream_id, Event.GOT_SENDME)
@@ -177,20 +184,23 @@ class Endpoint:
         stream = self._streams.get(stream_id)
         if stream is None or not stream.may_send:
             return 0
-        return min(stream.send_window.left, self._send_window.left)
+        return min(stream.send_window.left, self._send_window.left - self._unsealed)
 
     def send(self, stream_id: int, data: bytes) -> None:
         """Sends `data`, which `sendable` must allow."""
+        assert len(data) <= self.sendable(stream_id), "more than `sendable` allows"
         self._streams[stream_id].send_window.take(len(data))
+        self._unsealed += len(data)
         for at in range(0, len(data), self._max_data):
             piece = data[at : at + self._max_data]
             self._outgoing.append((encode_data_header(stream_id, len(piece)) + piece, len(piece)))
 
     def taken(self, stream_id: int, count: int, now: float) -> None:
-        """The application took `count` bytes of what was delivered."""
+        """The application took `count` bytes of what was delivered; at an exit, not before `connected`."""
         stream = self._streams.get(stream_id)
         if stream is None or not count:
             return
+        assert stream.state is not State.CONNECTING, "nothing is taken before the target answers"
         limit = stream.receive_window.data_taken(count, now)
         if limit is not None and stream.state in (State.OPEN, State.LOCAL_ENDED):
             self.tell(Sendme(stream_id, limit))
@@ -232,6 +242,7 @@ class Endpoint:
         if parts:
             cells.append(self._seal_cell(parts, count))
         self._outgoing.clear()
+        self._unsealed = 0
         return cells
 
     # ---- what others may ask

@@ -12,9 +12,9 @@ from common.circuit.endpoint import Endpoint
 from common.circuit.stream import Side
 from common.crypto.handshake import HopKeys
 from common.crypto.layers import PROOF, SUITES, Kind
-from common.errors import TooLarge, Unexpected
+from common.errors import Malformed, TooLarge, Unexpected
 from common.wire.cells import MAX_BODY
-from common.wire.messages import Drop, Extend, Extended, Message, decode_messages
+from common.wire.messages import CREATED_BODY, Drop, Extend, Extended, Message, decode_messages
 
 
 class HopState(Enum):
@@ -78,9 +78,11 @@ class Hop:
         return layer
 
     def extended(self, created: bytes) -> None:
-        """The next relay answered CREATE with this body (1,152 bytes)."""
+        """The next relay answered CREATE with this body; raises `Malformed` unless it has 1,152 bytes."""
         if self.state is not HopState.EXTENDING:
             raise Unexpected("CREATED that nobody asked for")
+        if len(created) != CREATED_BODY:
+            raise Malformed("not a CREATED")
         self.state = HopState.MIDDLE
         self.endpoint.tell(Extended(created))
 

@@ -88,6 +88,11 @@ class TlsSession:
         """The ciphertext to send; it is no longer held here."""
         return self._outgoing.read()
 
+    @property
+    def unsent(self) -> int:
+        """The bytes `outgoing()` would give: a peer that asks for key updates makes TLS write by itself."""
+        return self._outgoing.pending
+
     def peer_identity(self) -> bytes:
         """The peer's Ed25519 public key (32 bytes); raises `AuthenticationFailed` when it shows another kind."""
         certificate = self._ssl.getpeercert(binary_form=True)

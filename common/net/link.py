@@ -1,0 +1,482 @@
+"""A link: one TLS connection between two nodes, on which cells go both ways.
+
+Threads. A link has two: the *reader* takes what arrives and calls the owner; the *writer* sends what the kernel
+did not take at once. Any thread may call any method. Nobody waits for the peer but these two, and the reader never
+waits for the writer: two relays whose readers wait to send would wait for each other for ever.
+
+Locks, in the order in which they are taken; neither is held while the owner is called:
+`_tls_lock` guards the TLS session, `_unsent` and sending on the socket. It is held while a batch is encrypted and
+given to the kernel, or while what one read brought is decrypted, never while waiting. `flush` only tries it: who
+holds it looks into the outbox again after letting go, so no cell is left behind.
+`_lock` guards the outbox, `_handed_over` and `closed`, and is held for a few operations only.
+
+Nothing is encrypted while ciphertext waits for the kernel: what is encrypted has its place in the order for good,
+and scheduling is the outbox's.
+"""
+
+import logging
+import select
+import socket
+import ssl
+import threading
+from functools import cache
+from itertools import count, groupby
+from time import monotonic
+from typing import Protocol
+
+from common.errors import AuthenticationFailed, Closed, DestroyReason, ProtocolError, Unexpected
+from common.net.deadline import Deadline
+from common.net.outbox import HIGH_WATER, Outbox
+from common.net.tls import TlsSession, client_context
+from common.wire.cells import Cell, Command, choose_version, encode_cell, encode_hello
+from common.wire.framing import CellReader
+
+RECEIVE_BUFFER = 262_144  # bytes per read: 16 long cells, beyond which nothing is gained
+BATCH = 65_536  # bytes encrypted at once: enough for one system call, little enough to stay in order
+ROUNDS = 16  # batches one `flush` sends for all: no caller is kept for longer than 1 MiB
+MAX_BACKLOG = 67_108_864  # bytes in the outbox: eight circuits' whole windows. More is a peer that does not read
+MAX_TLS_REPLIES = 4_096  # bytes TLS itself may want to say: an honest peer asks for a few key updates a day
+PATIENCE = 30.0  # seconds in which a peer must take something, and answer the kernel's probes
+_NOTSENT_LOWAT = 131_072  # bytes the kernel holds unsent: two batches, so that it never runs dry
+_HANDSHAKE_READ = 16_384  # bytes per read before the link is up
+_NOTHING = memoryview(b"")
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": int(PATIENCE * 1_000)}
+
+_logger = logging.getLogger(__name__)
+_numbers = count(1)
+_client_context = cache(client_context)
+
+
+class LinkOwner(Protocol):
+    """Who is told what happens on a link. Calls come with no lock of the link held, and must not wait."""
+
+    def link_cells(self, link: "Link", cells: list[Cell]) -> None:
+        """Reader thread: all whole cells of one read, in order; never HELLO or PADDING."""
+
+    def link_drained(self, link: "Link", circuit_ids: list[int]) -> None:
+        """Any thread: these circuits' backlogs were above `HIGH_WATER` and fell below `LOW_WATER` by sending."""
+
+    def link_closed(self, link: "Link", error: Closed) -> None:
+        """Reader thread: exactly once for each started link, after the last `link_cells`."""
+
+
+class Link:
+    """One connected link, from `dial` or `accept`. Nothing is received before `start`."""
+
+    def __init__(self, sock: socket.socket, tls: TlsSession, owner: LinkOwner, identity: bytes | None) -> None:
+        self.identity = identity
+        self.dialled = identity is not None
+        self.name = f"link {next(_numbers)}" + (f" to {identity.hex()[:8]}" if identity else "")
+        self.closed = False
+        self.opened_at = monotonic()
+        self.cells_in = 0
+        self.cells_out = 0
+        self.bytes_in = 0  # as received and sent, TLS included
+        self.bytes_out = 0
+        self._sock = sock
+        self._tls = tls
+        self._owner = owner
+        self._cells = CellReader()
+        self._early: list[Cell] = []  # came with HELLO
+        self._error = Closed()
+        self._tls_lock = threading.Lock()
+        self._reader_waits = False  # for `_tls_lock`: who sends lets it pass, since Python's locks are not fair
+        self._unsent = _NOTHING
+        self._lock = threading.Lock()
+        self._outbox = Outbox()
+        self._handed_over = False  # sending is the writer's
+        self._work = threading.Condition(self._lock)  # for the writer
+        self._settled = threading.Condition(self._lock)  # for `drain`
+        self._drainers = 0
+        self._started = False
+        self._reader = threading.Thread(target=self._run_reader, name=f"{self.name} reader", daemon=True)
+        self._writer = threading.Thread(target=self._run_writer, name=f"{self.name} writer", daemon=True)
+
+    # ---- making one: these wait, up to their deadline
+
+    @classmethod
+    def dial(cls, address: tuple[str, int], identity: bytes, owner: LinkOwner, deadline: Deadline) -> "Link":
+        """A link to exactly `identity` at a host (IPv4, IPv6 or name) and port; no cell is sent to anyone else.
+
+        Raises `AuthenticationFailed` (somebody else answered) or `Closed` (all other failures).
+        """
+        sock = _connect(address, deadline)
+        return cls._open(sock, TlsSession(_client_context(), server_side=False), owner, identity, deadline)
+
+    @classmethod
+    def accept(cls, sock: socket.socket, context: ssl.SSLContext, owner: LinkOwner, deadline: Deadline) -> "Link":
+        """A link on a socket that a listener accepted, which from now on is the link's; raises `Closed`."""
+        return cls._open(sock, TlsSession(context, server_side=True), owner, None, deadline)
+
+    @classmethod
+    def _open(
+        cls, sock: socket.socket, tls: TlsSession, owner: LinkOwner, identity: bytes | None, deadline: Deadline
+    ) -> "Link":
+        try:
+            _tune(sock)
+            _shake_hands(sock, tls, identity, deadline)
+            link = cls(sock, tls, owner, identity)
+            link._greet(deadline)
+            sock.settimeout(None)
+        except AuthenticationFailed:
+            sock.close()
+            raise
+        except (OSError, ProtocolError, Closed) as error:
+            sock.close()
+            reason = getattr(error, "reason", None) or DestroyReason.UNREACHABLE
+            raise Closed(f"the link's handshake failed: {_text(error)}", reason) from None
+        return link
+
+    def _greet(self, deadline: Deadline) -> None:
+        """Exchanges HELLO; what comes behind it is kept for the reader."""
+        self._tls.write(encode_cell(0, Command.HELLO, encode_hello()))
+        _send_all(self._sock, self._tls.outgoing(), deadline)
+        cells: list[Cell] = []
+        while True:
+            for record in self._tls.read():  # first what came with the end of the handshake
+                cells += self._cells.feed(record)
+            if cells:
+                break
+            self._tls.feed(_receive(self._sock, deadline))
+        if cells[0].command != Command.HELLO:
+            raise Unexpected("the first cell is not HELLO")
+        choose_version(cells[0].body)
+        self._early = cells[1:]
+
+    def start(self) -> None:
+        """Starts the link's threads, once: register the link first, its cells come at once.
+
+        Raises `Closed` when the system gives no more threads; the link is closed then, without `link_closed`.
+        """
+        with self._lock:
+            self._started = True
+        try:
+            self._writer.start()
+            self._reader.start()
+        except RuntimeError:
+            self._started = False
+            self.close("no more threads", DestroyReason.LIMIT)
+            raise Closed("no more threads", DestroyReason.LIMIT) from None
+
+    # ---- sending: any thread, never waits
+
+    def queue(self, circuit_id: int, command: int, body: bytes) -> None:
+        """Queues one cell, to be sent by the next `flush`; on a closed link it is dropped. Raises `TooLarge`."""
+        cell = encode_cell(circuit_id, command, body)
+        with self._lock:
+            if self.closed:
+                return
+            self._outbox.append(circuit_id, cell)
+            overloaded = self._outbox.size > MAX_BACKLOG
+        if overloaded:
+            self.close("the link is overloaded", DestroyReason.LIMIT)
+
+    def flush(self) -> None:
+        """Sends what is queued as far as the kernel takes it; the writer does the rest.
+
+        It may call `link_drained`, so call it without a lock that `link_drained` takes.
+        """
+        # Read without a lock: who lets go of `_tls_lock` looks here again, and so does the writer when it is done.
+        while self._outbox.size and not self._handed_over and not self._reader_waits:
+            if not self._tls_lock.acquire(blocking=False):
+                return
+            drained: list[int] = []
+            failure = ""
+            try:
+                drained = self._send_batches()
+            except (Closed, OSError) as error:
+                failure = _text(error)
+            finally:
+                self._tls_lock.release()
+            if failure:
+                self.close(failure)
+            elif drained:
+                self._owner.link_drained(self, drained)
+
+    def send(self, circuit_id: int, command: int, body: bytes) -> None:
+        """`queue`, then `flush`."""
+        self.queue(circuit_id, command, body)
+        self.flush()
+
+    def backlog(self, circuit_id: int) -> int:
+        """The bytes of a circuit that wait in the outbox."""
+        with self._lock:
+            return self._outbox.backlog(circuit_id)
+
+    def congested(self, circuit_id: int) -> bool:
+        """Whether more than `HIGH_WATER` of a circuit waits; if so, `link_drained` follows (maybe already now)."""
+        return self.backlog(circuit_id) > HIGH_WATER
+
+    def forget(self, circuit_id: int) -> None:
+        """Drops what waits for a circuit that has ended."""
+        with self._lock:
+            self._outbox.forget(circuit_id)
+            self._settled.notify_all()
+
+    # ---- ending
+
+    def drain(self, deadline: Deadline) -> bool:
+        """Waits until the kernel has all that was queued; False when the time is over or the link closed."""
+        self.flush()
+        with self._lock:
+            self._drainers += 1
+        try:
+            while True:
+                with self._lock:
+                    if not self._settled.wait_for(self._is_settled, deadline.left()) or self.closed:
+                        return False
+                # A batch may be on its way from the outbox to the kernel, by whoever holds this lock.
+                if not self._tls_lock.acquire(timeout=deadline.left()):
+                    return False
+                self._tls_lock.release()
+                self.flush()
+                if self._is_settled():
+                    return not self.closed
+        finally:
+            with self._lock:
+                self._drainers -= 1
+
+    def close(self, text: str = "closed here", reason: DestroyReason = DestroyReason.LINK_CLOSED) -> None:
+        """Ends the link and drops what waits; the owner hears of it from the reader. Any thread, any time."""
+        with self._lock:
+            if self.closed:
+                return
+            self._error = Closed(text, reason)
+            self.closed = True
+            self._outbox.clear()
+            self._work.notify_all()
+            self._settled.notify_all()
+            started = self._started
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)  # only this wakes a thread that waits in recv or poll
+        except OSError:
+            pass  # the peer was faster
+        if not started:  # else the reader does it
+            with self._tls_lock:
+                self._sock.close()
+
+    def join(self, deadline: Deadline) -> None:
+        """Waits for the threads of a closed link to end; the socket is closed then."""
+        for thread in (self._writer, self._reader):
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join(deadline.left())
+
+    # ---- the reader
+
+    def _run_reader(self) -> None:
+        try:
+            self._read_cells()
+        except ProtocolError as error:
+            self.close(str(error), error.reason)
+        except (Closed, OSError) as error:
+            self.close(_text(error))
+        except Exception:
+            _logger.exception("%s: internal error", self.name)
+            self.close("internal error", DestroyReason.INTERNAL)
+        try:
+            self._owner.link_closed(self, self._error)
+        except Exception:
+            _logger.exception("%s: internal error after its end", self.name)
+        self._writer.join(PATIENCE)
+        with self._tls_lock:
+            self._sock.close()
+
+    def _read_cells(self) -> None:
+        if self._early and not self.closed:
+            self._deliver(self._early)
+        self._early = []
+        buffer = memoryview(bytearray(RECEIVE_BUFFER))
+        feed = self._cells.feed
+        while not self.closed:
+            received = self._sock.recv_into(buffer)
+            if not received:
+                raise Closed("the peer closed the link")
+            self.bytes_in += received
+            records = self._decrypt(buffer[:received])
+            if self._outbox.size:
+                self.flush()  # for those who found the lock taken
+            cells: list[Cell] = []
+            for record in records:
+                cells += feed(record)
+            if cells and not self.closed:
+                self._deliver(cells)
+
+    def _decrypt(self, ciphertext: memoryview) -> list[bytes]:
+        if not self._tls_lock.acquire(blocking=False):
+            self._reader_waits = True
+            self._tls_lock.acquire()
+            self._reader_waits = False
+        try:
+            self._tls.feed(ciphertext)
+            records = self._tls.read()
+            if self._tls.unsent > MAX_TLS_REPLIES:
+                raise Closed("the peer asks for too many key updates")
+            return records
+        finally:
+            self._tls_lock.release()
+
+    def _deliver(self, cells: list[Cell]) -> None:
+        self.cells_in += len(cells)
+        if not all(cell[0] for cell in cells):  # circuit id 0: the link's own
+            if any(cell.command == Command.HELLO for cell in cells):
+                raise Unexpected("a second HELLO")
+            cells = [cell for cell in cells if cell.circuit_id]
+            if not cells:
+                return
+        self._owner.link_cells(self, cells)
+
+    # ---- the writer
+
+    def _run_writer(self) -> None:
+        try:
+            self._write_rest()
+        except OSError as error:
+            self.close(_text(error))
+        except Exception:
+            _logger.exception("%s: internal error", self.name)
+            self.close("internal error", DestroyReason.INTERNAL)
+
+    def _write_rest(self) -> None:
+        if self.closed:  # before it was started: the socket is closed too
+            return
+        poller = select.poll()
+        poller.register(self._sock, select.POLLOUT)
+        while True:
+            with self._lock:
+                self._work.wait_for(lambda: self._handed_over or self.closed)
+                if self.closed:
+                    return
+            if not poller.poll(PATIENCE * 1_000):
+                self.close("the peer takes nothing", DestroyReason.TIMEOUT)
+                return
+            with self._tls_lock:
+                if self._send(self._unsent):
+                    self._unsent = _NOTHING
+                    self._handed_over = False
+            self.flush()
+            self._tell_drainers()
+
+    # ---- sending, with `_tls_lock` held
+
+    def _send_batches(self) -> list[int]:
+        """Sends until the outbox is empty, the kernel full or the turn over; returns the drained circuits."""
+        assert self._tls_lock.locked()
+        outbox, tls = self._outbox, self._tls
+        drained: list[int] = []
+        for _ in range(ROUNDS):
+            with self._lock:
+                cells = outbox.take(BATCH, monotonic())
+                if outbox.drained:
+                    drained += outbox.drained
+                    outbox.drained.clear()
+            if len(cells) == 1:
+                tls.write(cells[0])
+            else:
+                for _, run in groupby(cells, len):
+                    tls.write(b"".join(run))  # TLS cuts at 16,384: a long cell or 16 short ones are one record
+            self.cells_out += len(cells)
+            if not self._send(tls.outgoing()):
+                return drained
+            if not outbox.size or self._reader_waits:  # the reader flushes after its turn
+                self._tell_drainers()
+                return drained
+        self._hand_over()
+        return drained
+
+    def _send(self, ciphertext: bytes | memoryview) -> bool:
+        """Gives the kernel what it takes; False when some is left, which is the writer's."""
+        try:
+            sent = self._sock.send(ciphertext, socket.MSG_DONTWAIT) if ciphertext else 0
+        except BlockingIOError:
+            sent = 0
+        self.bytes_out += sent
+        if sent == len(ciphertext):
+            return True
+        self._unsent = memoryview(ciphertext)[sent:]
+        self._hand_over()
+        return False
+
+    def _hand_over(self) -> None:
+        if not self._handed_over:
+            with self._lock:
+                self._handed_over = True
+                self._work.notify_all()
+
+    def _tell_drainers(self) -> None:
+        if self._drainers:
+            with self._lock:
+                self._settled.notify_all()
+
+    def _is_settled(self) -> bool:
+        return self.closed or not (self._outbox.size or self._handed_over)
+
+
+# ---- before there is a link
+
+
+def _connect(address: tuple[str, int], deadline: Deadline) -> socket.socket:
+    """A connected socket; a name with several addresses shares the time between them. Raises `Closed`."""
+    try:
+        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise Closed("the address is not known", DestroyReason.UNREACHABLE) from None
+    failure = "no address"
+    for tried, (family, kind, protocol, _, target) in enumerate(found):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(_time_left(deadline) / (len(found) - tried))
+            sock.connect(target)
+        except OSError as error:
+            sock.close()
+            failure = _text(error)
+        else:
+            return sock
+    raise Closed(f"cannot connect: {failure}", DestroyReason.UNREACHABLE)
+
+
+def _tune(sock: socket.socket) -> None:
+    """No delay for short cells, a short queue in the kernel, and a dead peer noticed."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in {"TCP_NOTSENT_LOWAT": _NOTSENT_LOWAT, **_KEEPALIVE}.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _shake_hands(sock: socket.socket, tls: TlsSession, identity: bytes | None, deadline: Deadline) -> None:
+    """The TLS handshake; the dialling side's last word is not said to another than `identity`."""
+    while not tls.handshake():
+        _send_all(sock, tls.outgoing(), deadline)
+        tls.feed(_receive(sock, deadline))
+    if identity is not None and tls.peer_identity() != identity:
+        raise AuthenticationFailed("the peer has another identity")
+    _send_all(sock, tls.outgoing(), deadline)
+
+
+def _send_all(sock: socket.socket, data: bytes, deadline: Deadline) -> None:
+    sock.settimeout(_time_left(deadline))
+    sock.sendall(data)
+
+
+def _receive(sock: socket.socket, deadline: Deadline) -> bytes:
+    sock.settimeout(_time_left(deadline))
+    data = sock.recv(_HANDSHAKE_READ)
+    if not data:
+        raise Closed("the peer closed the link during its handshake")
+    return data
+
+
+def _time_left(deadline: Deadline) -> float:
+    """What to hand to `settimeout`, for which 0 would mean something else."""
+    left = deadline.left()
+    if not left:
+        raise TimeoutError
+    return left
+
+
+def _text(error: Exception) -> str:
+    """An error in words without addresses."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    strerror = getattr(error, "strerror", None)
+    return str(strerror).lower() if strerror else str(error)

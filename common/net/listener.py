@@ -1,0 +1,225 @@
+"""Accepts links: a listening socket, one thread that accepts, and a short-lived thread for each handshake.
+
+A stranger can hold one handshake for `HANDSHAKE_TIME` and no longer, and `MAX_HANDSHAKES` at once; over it the
+newest is closed. Nothing here logs a peer's address.
+"""
+
+import errno
+import logging
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from itertools import count
+from time import monotonic
+
+from common.errors import Closed, ConfigError
+from common.net.deadline import Deadline
+from common.net.link import Link, LinkOwner
+
+HANDSHAKE_TIME = 10.0  # seconds: several round trips to the other side of the world, and a busy machine
+MAX_HANDSHAKES = 256  # threads of strangers at once; at 10 ms each that is 25,000 links a second
+_BACKLOG = 1_024  # connections the kernel keeps while the accepting thread is busy
+_PAUSE = 0.2  # seconds without accepting when the system has no more descriptors, memory or threads
+_REPEAT = 60.0  # seconds between two log lines about that
+_TLS_HANDSHAKE = b"\x16"  # the first byte of every TLS connection (RFC 8446, section 5.1)
+_HTTP_METHODS = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"CONN")
+_MAX_REQUEST = 65_536  # bytes of a mistaken request taken in, so that closing does not destroy our answer
+_SENTENCE = b"This is a relay's port of an onion-routing network, not a web server.\n"
+_HTTP_ANSWER = (
+    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(_SENTENCE), _SENTENCE)
+)
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+_logger = logging.getLogger(__name__)
+_numbers = count(1)
+
+
+class Listener:
+    """Listens from its construction on; accepts from `start` to `close`."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        context: ssl.SSLContext,
+        owner: LinkOwner,
+        on_link: Callable[[Link], None],
+        handshake_time: float = HANDSHAKE_TIME,
+    ) -> None:
+        """Binds to a host (IPv4 or IPv6) and port, 0 for a free one; raises `ConfigError` when that cannot be.
+
+        `on_link` is called from a handshake's thread with each new link, which it registers and starts.
+        """
+        self._sock = _bind(address)
+        self.address: tuple[str, int] = self._sock.getsockname()[:2]
+        self._context = context
+        self._owner = owner
+        self._on_link = on_link
+        self._handshake_time = handshake_time
+        self._wake_reading, self._wake_writing = socket.socketpair()  # makes `close` an event like any other
+        self._complained = float("-inf")
+        self._lock = threading.Lock()  # guards `_closed` and `_handshakes`
+        self._closed = False
+        self._handshakes: dict[threading.Thread, socket.socket | None] = {}  # None: the socket is a link's
+        self._thread = threading.Thread(target=self._accept_all, name=f"listener {self.address[1]}", daemon=True)
+
+    def start(self) -> None:
+        """Starts accepting, once."""
+        self._thread.start()
+
+    def close(self, deadline: Deadline) -> None:
+        """Stops accepting and breaks off handshakes; links handed out live on. May be called again."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            handshakes = dict(self._handshakes)
+        self._wake_writing.close()
+        for sock in handshakes.values():
+            if sock is not None:
+                _shut(sock)
+        for thread in (self._thread, *handshakes):
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join(deadline.left())
+        self._sock.close()
+        self._wake_reading.close()
+
+    def _accept_all(self) -> None:
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        poller.register(self._wake_reading, select.POLLIN)
+        pause = select.poll()
+        pause.register(self._wake_reading, select.POLLIN)
+        while True:
+            poller.poll()
+            if self._closed:
+                return
+            try:
+                sock, _ = self._sock.accept()
+                self._begin(sock)
+            except (OSError, RuntimeError) as error:
+                if isinstance(error, OSError) and error.errno not in _EXHAUSTED:
+                    continue  # this one connection failed
+                self._complain(error)
+                pause.poll(_PAUSE * 1_000)
+
+    def _begin(self, sock: socket.socket) -> None:
+        """Starts a handshake's thread; raises `RuntimeError` when the system gives none."""
+        thread = threading.Thread(
+            target=self._run_handshake, args=(sock,), name=f"handshake {next(_numbers)}", daemon=True
+        )
+        with self._lock:
+            if self._closed or len(self._handshakes) >= MAX_HANDSHAKES:
+                sock.close()
+                return
+            self._handshakes[thread] = sock
+        try:
+            thread.start()
+        except RuntimeError:
+            self._end(thread)
+            sock.close()
+            raise
+
+    def _run_handshake(self, sock: socket.socket) -> None:
+        try:
+            self._shake_hands(sock)
+        except Closed as error:
+            _logger.debug("an incoming link failed: %s", error)
+        except OSError as error:
+            _logger.debug("an incoming link failed: %s", error.strerror)
+        except Exception:
+            _logger.exception("internal error with an incoming link")
+        finally:
+            self._end(threading.current_thread())
+
+    def _shake_hands(self, sock: socket.socket) -> None:
+        deadline = Deadline(self._handshake_time)
+        try:
+            sock.settimeout(self._handshake_time)
+            first = sock.recv(1, socket.MSG_PEEK)
+            if first != _TLS_HANDSHAKE:
+                _turn_away(sock, deadline)
+                sock.close()
+                return
+        except OSError:
+            sock.close()
+            raise
+        link = Link.accept(sock, self._context, self._owner, deadline)
+        with self._lock:
+            closed = self._closed
+            self._handshakes[threading.current_thread()] = None
+        if closed:
+            link.close("shutting down")
+            return
+        try:
+            self._on_link(link)
+        except BaseException:
+            link.close("internal error")
+            raise
+
+    def _end(self, thread: threading.Thread) -> None:
+        with self._lock:
+            self._handshakes.pop(thread, None)
+
+    def _complain(self, error: Exception) -> None:
+        now = monotonic()
+        if now - self._complained >= _REPEAT:
+            self._complained = now
+            _logger.warning("cannot accept links for now: %s", getattr(error, "strerror", None) or error)
+
+
+def _bind(address: tuple[str, int]) -> socket.socket:
+    """A listening socket that does not block; raises `ConfigError`."""
+    host, port = address
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if not 0 <= port <= 65_535:  # getaddrinfo takes others for a port between
+        raise ConfigError(f"cannot listen on {shown}: a port is a number up to 65535, 0 for a free one")
+    sock = None
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(target)
+        sock.listen(_BACKLOG)
+        sock.setblocking(False)
+        return sock
+    except (OSError, UnicodeError) as error:
+        if sock is not None:
+            sock.close()
+        text = str(getattr(error, "strerror", None) or error).lower()
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            text = "address already in use; choose another port"
+        raise ConfigError(f"cannot listen on {shown}: {text}") from None
+
+
+def _turn_away(sock: socket.socket, deadline: Deadline) -> None:
+    """Whoever does not speak TLS: a web browser gets a sentence, all others nothing. Raises `OSError`."""
+    request = b""
+    while len(request) < 4 and any(method.startswith(request) for method in _HTTP_METHODS):
+        sock.settimeout(max(deadline.left(), 0.001))
+        data = sock.recv(4 - len(request))
+        if not data:
+            return
+        request += data
+    if request not in _HTTP_METHODS:
+        return
+    sock.sendall(_HTTP_ANSWER)
+    sock.shutdown(socket.SHUT_WR)
+    taken = 0
+    while taken < _MAX_REQUEST and not deadline.expired:
+        sock.settimeout(max(deadline.left(), 0.001))
+        data = sock.recv(_MAX_REQUEST)
+        if not data:
+            return
+        taken += len(data)
+
+
+def _shut(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # it ended by itself

@@ -1,0 +1,152 @@
+"""What waits to be sent on a link: a queue per circuit, the quietest circuit served first.
+
+Each circuit has a count of the bytes it has sent, which halves every `HALF_LIFE`; the smallest count goes first
+(the idea of Tor's EWMA scheduler, Tang and Goldberg 2010), equal counts in the order they came. Within a circuit
+the order is kept. Circuit id 0, the link's own cells, goes before all.
+
+Instead of shrinking every count as time passes, what is sent later weighs more: `weight` doubles every half-life.
+So the order of two counts never changes by itself, and a heap of them stays valid. When weights grow large, or the
+table does, all counts are scaled back at once (`_renew`), which also drops circuits that no longer matter.
+
+No I/O, no lock, no clock: the owner locks, and time is an argument.
+"""
+
+from collections import deque
+from heapq import heapify, heappop, heappush, heapreplace
+
+from common.wire.cells import LONG_CELL
+
+HALF_LIFE = 1.0  # seconds: long against a round trip, short against a person's patience
+HIGH_WATER = 524_288  # a circuit with more waiting should stop reading its source: 2 ms of a fast link
+LOW_WATER = 262_144  # and may go on here: half is left to send while the source wakes up
+_MAX_DOUBLINGS = 500.0  # a float holds 2**1023
+_MIN_TABLE = 1_024  # circuits; below this the table is not worth cleaning
+
+
+class _Circuit:
+    """One circuit's cells, its bytes waiting, and its weighted count of bytes sent."""
+
+    __slots__ = ("cells", "congested", "count", "waiting")
+
+    def __init__(self) -> None:
+        self.cells: deque[bytes] = deque()
+        self.waiting = 0
+        self.count = 0.0
+        self.congested = False
+
+
+class Outbox:
+    """Encoded cells by circuit. `size` is the bytes waiting in all. Not thread-safe."""
+
+    __slots__ = ("_circuits", "_epoch", "_heap", "_table_limit", "_turn", "drained", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.drained: list[int] = []  # circuits that fell below LOW_WATER in `take`; the owner empties it
+        self._circuits: dict[int, _Circuit] = {}
+        self._heap: list[tuple[float, int, int, _Circuit]] = []  # exactly the circuits that have cells
+        self._turn = 0  # makes heap entries unique, and equals first come, first served
+        self._epoch: float | None = None  # when a byte weighed 1
+        self._table_limit = _MIN_TABLE
+
+    def append(self, circuit_id: int, cell: bytes) -> None:
+        """Queues one encoded cell behind its circuit's others."""
+        circuit = self._circuits.get(circuit_id)
+        if circuit is None:
+            circuit = self._circuits[circuit_id] = _Circuit()
+            if not circuit_id:
+                circuit.count = -1.0
+        if not circuit.cells:
+            self._turn += 1
+            heappush(self._heap, (circuit.count, self._turn, circuit_id, circuit))
+        circuit.cells.append(cell)
+        size = len(cell)
+        circuit.waiting += size
+        self.size += size
+        if circuit.waiting > HIGH_WATER:
+            circuit.congested = True
+
+    def take(self, room: int, now: float) -> list[bytes]:
+        """The next cells to send, quietest circuit first: at most `room` bytes, but one cell if any waits."""
+        if not self._heap:
+            return []
+        weight = self._weight(now)
+        heap = self._heap
+        taken: list[bytes] = []
+        while heap and room > 0:
+            _, _, circuit_id, circuit = heap[0]
+            cells = circuit.cells
+            alone = len(heap) == 1
+            sent = 0
+            while cells:
+                size = len(cells[0])
+                if size > room and taken:
+                    room = 0
+                    break
+                taken.append(cells.popleft())
+                sent += size
+                room -= size
+                if not alone:
+                    break
+            self._count(circuit_id, circuit, sent, weight)
+        return taken
+
+    def backlog(self, circuit_id: int) -> int:
+        """The bytes of one circuit that wait."""
+        circuit = self._circuits.get(circuit_id)
+        return circuit.waiting if circuit else 0
+
+    def forget(self, circuit_id: int) -> None:
+        """Drops what waits for a circuit, and its count."""
+        circuit = self._circuits.pop(circuit_id, None)
+        if circuit and circuit.cells:
+            self.size -= circuit.waiting
+            self._heap = [entry for entry in self._heap if entry[3] is not circuit]
+            heapify(self._heap)
+
+    def clear(self) -> None:
+        """Drops everything."""
+        self.size = 0
+        self._circuits.clear()
+        self._heap.clear()
+        self.drained.clear()
+
+    def _count(self, circuit_id: int, circuit: _Circuit, sent: int, weight: float) -> None:
+        """Records what the first circuit of the heap has sent, and gives it its new place there."""
+        self.size -= sent
+        circuit.waiting -= sent
+        if circuit_id:
+            circuit.count += sent * weight
+        if circuit.congested and circuit.waiting < LOW_WATER:
+            circuit.congested = False
+            self.drained.append(circuit_id)
+        if not circuit.cells:
+            heappop(self._heap)
+        elif sent:
+            self._turn += 1
+            heapreplace(self._heap, (circuit.count, self._turn, circuit_id, circuit))
+
+    def _weight(self, now: float) -> float:
+        """What a byte sent now weighs."""
+        if self._epoch is None:
+            self._epoch = now
+        doublings = (now - self._epoch) / HALF_LIFE
+        if doublings > _MAX_DOUBLINGS or len(self._circuits) > self._table_limit:
+            self._renew(now, doublings)
+            return 1.0
+        return float(2.0**doublings)
+
+    def _renew(self, now: float, doublings: float) -> None:
+        """Makes a byte weigh 1 again; idle circuits that count for less than a cell are as good as new ones."""
+        scale = float(2.0**-doublings)
+        kept: dict[int, _Circuit] = {}
+        for circuit_id, circuit in self._circuits.items():
+            if circuit_id:
+                circuit.count *= scale
+            if circuit.cells or circuit.count >= LONG_CELL:
+                kept[circuit_id] = circuit
+        self._circuits = kept
+        self._table_limit = max(_MIN_TABLE, 2 * len(kept))
+        self._heap = [(circuit.count, turn, circuit_id, circuit) for _, turn, circuit_id, circuit in self._heap]
+        heapify(self._heap)
+        self._epoch = now

@@ -1,0 +1,312 @@
+"""One thread that serves the plain sockets of all streams: 2,000 streams must not be 4,000 threads.
+
+* The selector, the timers and every callback belong to the pump's thread; nothing it runs may wait.
+* `call` is the only way in for other threads. A byte on a socketpair wakes the pump, and only when it waits.
+* An unexpected exception in a callback is logged and ends one plug at most; the pump goes on.
+"""
+
+import heapq
+import itertools
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from common.net.deadline import Deadline
+from common.net.plug import READ, Plug, PlugOwner
+
+__all__ = ["Plug", "PlugOwner", "Pump", "Timer"]
+
+_log = logging.getLogger(__name__)
+
+ACCEPTS = 64  # connections taken per wake-up: a burst is served quickly, and the streams still get their turn
+ACCEPT_PAUSE = 0.2  # seconds without accepting when descriptors run out: some streams end in that time
+ACCEPT_LOG = 60.0  # seconds between two log lines about that
+STALE_TIMERS = 64  # cancelled timers tolerated before the heap is swept: a connect's live for seconds
+
+
+class Timer:
+    """One `Pump.call_later`."""
+
+    __slots__ = ("_pump", "function")
+
+    def __init__(self, pump: "Pump", function: Callable[[], object]) -> None:
+        self._pump = pump
+        self.function: Callable[[], object] | None = function
+
+    def cancel(self) -> None:
+        """Any thread; on the pump's thread the function is then certain not to run."""
+        if self.function is not None:
+            self.function = None
+            self._pump.stale_timers += 1  # a hint when to sweep: a lost update does no harm
+
+
+class Pump:
+    """See the module; `start` it once, `stop` it once."""
+
+    def __init__(self, name: str = "pump") -> None:
+        self.name = name
+        self.stale_timers = 0
+        self._selector = selectors.DefaultSelector()
+        self._calls: deque[Callable[[], object]] = deque()
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._numbers = itertools.count()
+        self._members: set[Plug | _Listener] = set()
+        self._waiting = False
+        self._stopping = False
+        self._stopped = False
+        self._wake_lock = threading.Lock()  # guards that nobody wakes a pump whose socketpair is being closed
+        self._bell, self._waker = socket.socketpair()
+        self._bell.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector.register(self._bell, READ, self._rung)
+        self._no_socket = socket.socket()  # stands in where no socket could be made
+        self._no_socket.close()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread; what was attached or called before is served then."""
+        self._thread.start()
+
+    def stop(self, deadline: Deadline) -> None:
+        """Closes every socket at once (owners hear nothing), and joins the thread. Idempotent."""
+        self.call(self._end)
+        if self._thread.ident is None:
+            self._close_all()
+        elif not self.on_pump_thread():
+            self._thread.join(deadline.left())
+            if self._thread.is_alive():
+                _log.warning("%s did not stop in time", self.name)
+
+    def on_pump_thread(self) -> bool:
+        """Whether the caller runs on the pump's thread."""
+        return threading.get_ident() == self._thread.ident
+
+    # ---- any thread ----
+
+    def attach(self, sock: socket.socket, owner: PlugOwner) -> Plug:
+        """Serves a connected socket, which is the pump's from now on; reading starts as `plug_wants` says.
+
+        After `stop` the socket is closed at once and the owner hears nothing.
+        """
+        _prepare(sock)
+        plug = Plug(self, sock, owner)
+        self._adopt(plug, plug.look)
+        return plug
+
+    def connect(
+        self, family: socket.AddressFamily, address: tuple[Any, ...], owner: PlugOwner, timeout: float
+    ) -> Plug:
+        """Connects to a numeric address; `plug_connected` or `plug_failed` follows within `timeout` seconds.
+
+        What is written before that is queued. Having no descriptor left is a `plug_failed` too.
+        """
+        sock, error = self._no_socket, None
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            _prepare(sock)
+            sock.connect(address)
+        except BlockingIOError:
+            pass
+        except OSError as failure:
+            error = failure
+        plug = Plug(self, sock, owner, connecting=True)
+        if error is None:
+            late = TimeoutError(f"not connected within {timeout:g} s")
+            plug.expire_at(self.call_later(timeout, partial(plug.broken, late)))
+            self._adopt(plug, plug.look)
+        else:
+            self._adopt(plug, partial(plug.broken, error))
+        return plug
+
+    def listen(self, sock: socket.socket, accepted: Callable[[socket.socket], object]) -> Callable[[], None]:
+        """Accepts on the pump's thread and hands each socket (blocking, and now its own) to `accepted`.
+
+        The returned function (any thread, idempotent) makes the pump stop listening and close `sock` soon.
+        """
+        sock.setblocking(False)
+        listener = _Listener(self, sock, accepted)
+        self._adopt(listener, listener.watch)
+        return partial(self.call, listener.dispose)
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Runs `function` soon on the pump's thread, in the order of the calls; never after `stop`."""
+        self._calls.append(function)
+        if self._waiting:
+            self._waiting = False
+            with self._wake_lock:
+                if not self._stopped:
+                    try:
+                        self._waker.send(b"\0")
+                    except BlockingIOError:
+                        pass  # full, so it wakes anyway
+
+    def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
+        """Runs `function` on the pump's thread after `seconds`, unless it is cancelled before."""
+        timer = Timer(self, function)
+        entry = (time.monotonic() + seconds, next(self._numbers), timer)
+        if self.on_pump_thread():
+            heapq.heappush(self._timers, entry)
+        else:
+            self.call(partial(heapq.heappush, self._timers, entry))
+        return timer
+
+    def _adopt(self, member: "Plug | _Listener", begin: Callable[[], object]) -> None:
+        self._members.add(member)  # before looking at `_stopped`: then stop() closes it, or we do, or both
+        if self._stopped:
+            member.dispose()
+        else:
+            self.call(begin)
+
+    # ---- the pump's thread: for plugs and listeners ----
+
+    def watch(self, fd: int, before: int, after: int, handler: Callable[[int], None]) -> None:
+        """Changes the interest in a descriptor; none at all is unregistered, or a hang-up would spin."""
+        if not after:
+            self._selector.unregister(fd)
+        elif before:
+            self._selector.modify(fd, after, handler)
+        else:
+            self._selector.register(fd, after, handler)
+
+    def forget(self, member: "Plug | _Listener") -> None:
+        """A member has closed its socket."""
+        self._members.discard(member)
+
+    # ---- the pump's thread: the loop ----
+
+    def _run(self) -> None:
+        calls, select = self._calls, self._selector.select
+        try:
+            while True:
+                for _ in range(len(calls)):  # not those that come meanwhile: sockets have their turn first
+                    self._guarded(calls.popleft())
+                if self._stopping:
+                    return
+                timeout = self._run_timers() if self._timers else None
+                self._waiting = True  # before looking: who calls after the look rings
+                events = select(0 if calls else timeout)
+                self._waiting = False
+                for key, ready in events:
+                    key.data(ready)
+        finally:
+            self._close_all()
+
+    def _run_timers(self) -> float | None:
+        """Runs what is due; returns the seconds until the next timer."""
+        timers, now = self._timers, time.monotonic()
+        if self.stale_timers > STALE_TIMERS and self.stale_timers * 2 > len(timers):
+            self.stale_timers = 0
+            timers[:] = [entry for entry in timers if entry[2].function is not None]
+            heapq.heapify(timers)
+        while timers:
+            when, _, timer = timers[0]
+            function = timer.function
+            if function is not None and when > now:
+                return when - now
+            heapq.heappop(timers)
+            if function is None:
+                self.stale_timers -= 1
+            else:
+                timer.function = None
+                self._guarded(function)
+        return None
+
+    def _guarded(self, function: Callable[[], object]) -> None:
+        try:
+            function()
+        except Exception:
+            _log.exception("%s: unexpected error in a callback", self.name)
+
+    def _rung(self, _ready: int) -> None:
+        self._bell.recv(4096)
+
+    def _end(self) -> None:
+        self._stopping = True
+
+    def _close_all(self) -> None:
+        with self._wake_lock:
+            self._stopped = True
+            self._waker.close()
+        for member in list(self._members):
+            member.dispose()
+        self._calls.clear()
+        self._timers.clear()
+        self._selector.close()
+        self._bell.close()
+
+
+class _Listener:
+    """A listening socket on the pump."""
+
+    def __init__(self, pump: Pump, sock: socket.socket, accepted: Callable[[socket.socket], object]) -> None:
+        self._pump = pump
+        self._sock = sock
+        self._accepted = accepted
+        self._watched = False
+        self._silent_until = 0.0
+
+    def watch(self) -> None:
+        """Starts, or goes on after a pause."""
+        if self._sock.fileno() >= 0:
+            self._watched = True
+            self._pump.watch(self._sock.fileno(), 0, READ, self.ready)
+
+    def ready(self, _ready: int) -> None:
+        """Takes what waits, up to a bound."""
+        for _ in range(ACCEPTS):
+            try:
+                sock, _address = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause(error)
+                return
+            try:
+                self._accepted(sock)
+            except Exception:
+                _log.exception("%s: unexpected error with an accepted socket", self._pump.name)
+                _hang_up(sock)
+            del sock
+
+    def _pause(self, error: OSError) -> None:
+        """Out of descriptors or memory: the socket stays readable, so looking again at once would spin."""
+        self._unwatch()
+        self._pump.call_later(ACCEPT_PAUSE, self.watch)
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._silent_until = now + ACCEPT_LOG
+            _log.warning("%s: accepting pauses: %s", self._pump.name, error.strerror)
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._watched = False
+            self._pump.watch(self._sock.fileno(), READ, 0, self.ready)
+
+    def dispose(self) -> None:
+        """Stops listening and closes; idempotent."""
+        self._unwatch()
+        self._sock.close()
+        self._pump.forget(self)
+
+
+def _prepare(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError:
+            pass  # reset already (macOS says so here): reading reports it
+
+
+def _hang_up(sock: socket.socket) -> None:
+    """Ends a connection but leaves the descriptor: a plug may own it by now, else the last reference closes it."""
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # ended already

@@ -1,0 +1,207 @@
+"""Every option of every role, once: this table drives TOML file, command line, environment and help.
+
+A parser takes what TOML or the command line gave and returns the value, or raises `ValueError` with what would
+be right, as in "host:port"; who calls it knows the source and the option's name. Adding an option is one line
+in the table and one field in the role's dataclass in `config`.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from common.crypto.handshake import Suite
+from common.crypto.layers import MAX_HOPS
+from common.directory import addresses
+from common.directory.addresses import Address
+from common.directory.descriptor import NETWORK, NICKNAME
+from common.directory.exit_policy import ExitPolicy
+from common.errors import Malformed
+
+KEY_SIZE = 32  # an Ed25519 public key
+LOG_LEVELS = ("debug", "info", "warning", "error")
+SUITES = {"fernet": Suite.FERNET, "aes-gcm": Suite.AES_GCM}
+
+
+class GatewayPin(NamedTuple):
+    """A gateway that is believed: where it is and the Ed25519 key (32 bytes) that it must prove."""
+
+    address: Address
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting. `default` is in the form of the file; `parse` makes the value that the program uses."""
+
+    name: str
+    default: Any
+    parse: Callable[[Any], Any]
+    metavar: str
+    help: str
+    required: bool = False
+
+    @property
+    def flag(self) -> str:
+        """How the command line calls it."""
+        return "--" + self.name.replace("_", "-")
+
+
+def parse_address(raw: Any) -> Address:
+    """The address that others dial."""
+    return _address(raw, addresses.parse_address, "host:port (port 1 to 65535)")
+
+
+def parse_listen(raw: Any) -> Address:
+    """The address to listen on; port 0 takes any free one."""
+    return _address(raw, addresses.parse_listen, "host:port (port 0 to 65535)")
+
+
+def _address(raw: Any, parse: Callable[[str], Address], right: str) -> Address:
+    try:
+        return parse(raw if isinstance(raw, str) else "")
+    except Malformed:
+        raise ValueError(right) from None
+
+
+def _parse_advertise(raw: Any) -> Address | None:
+    return None if raw == "" else parse_address(raw)
+
+
+def parse_hops(raw: Any) -> tuple[int, int]:
+    """The fewest and the most relays of a path."""
+    right = f"a number of relays from 1 to {MAX_HOPS}, or a range like 3-5"
+    match = re.fullmatch(r"([0-9]{1,3})(?:-([0-9]{1,3}))?", str(raw))
+    if match is None or isinstance(raw, bool):
+        raise ValueError(right)
+    low = int(match[1])
+    high = int(match[2] or low)
+    if not 1 <= low <= high <= MAX_HOPS:
+        raise ValueError(right)
+    return low, high
+
+
+def parse_key(raw: Any) -> bytes:
+    """A gateway's identity."""
+    if not isinstance(raw, str) or not re.fullmatch(rf"[0-9A-Fa-f]{{{2 * KEY_SIZE}}}", raw):
+        raise ValueError("a key: 64 hex digits, as the gateway shows at its start")
+    return bytes.fromhex(raw)
+
+
+def parse_gateways(raw: Any) -> tuple[GatewayPin, ...]:
+    """A list of tables with address and key; in the environment HOST:PORT=KEY, separated by commas."""
+    if isinstance(raw, str):
+        pairs = [part.strip().rpartition("=") for part in raw.split(",") if part.strip()]
+        raw = [{"address": address, "key": key} for address, _, key in pairs]
+    tables = raw if isinstance(raw, list) else [raw]
+    if not all(isinstance(table, dict) and set(table) == {"address", "key"} for table in tables):
+        raise ValueError('a list like [{ address = "127.0.0.1:9000", key = "64 hex digits" }]')
+    pins = tuple(GatewayPin(parse_address(table["address"]), parse_key(table["key"])) for table in tables)
+    if len({pin.key for pin in pins}) != len(pins):
+        raise ValueError("a list in which each key stands once")
+    return pins
+
+
+def _parse_nickname(raw: Any) -> str:
+    if not isinstance(raw, str) or not (raw == "" or NICKNAME.fullmatch(raw)):
+        raise ValueError("a name of 1 to 19 letters, digits, _ and -")
+    return raw
+
+
+def _parse_network(raw: Any) -> str:
+    if not isinstance(raw, str) or not NETWORK.fullmatch(raw):
+        raise ValueError("a name of 1 to 64 letters, digits, dots, _ and -")
+    return raw
+
+
+def parse_policy(raw: Any) -> str:
+    """Rules of an exit policy, or a word for them, as they were written."""
+    if not isinstance(raw, str):
+        raise ValueError("a text of rules, or default, local or none")
+    try:
+        ExitPolicy.parse(raw)
+    except Malformed as error:
+        raise ValueError(f"an exit policy: {error}") from None
+    return raw
+
+
+def _parse_folder(raw: Any) -> str:
+    if not isinstance(raw, str) or not raw or "\0" in raw:
+        raise ValueError("the path of a folder")
+    return raw
+
+
+def _one_of(choices: Iterable[str]) -> Callable[[Any], str]:
+    known = tuple(choices)
+
+    def parse(raw: Any) -> str:
+        if raw not in known:
+            raise ValueError("one of " + ", ".join(known))
+        return str(raw)
+
+    return parse
+
+
+def _parse_suite(raw: Any) -> Suite:
+    return SUITES[_one_of(SUITES)(raw)]
+
+
+def _state(default: str) -> Option:
+    return Option("state", default, _parse_folder, "DIR", "folder for keys and what is kept; made if missing")
+
+
+def _log_level(default: str) -> Option:
+    return Option("log_level", default, _one_of(LOG_LEVELS), "LEVEL", "debug, info, warning or error")
+
+
+_NETWORK = Option("network", "private", _parse_network, "NAME", "name of the network that is joined")
+_GATEWAYS = Option("gateways", [], parse_gateways, "H:P", "the gateways believed, by majority", required=True)
+
+OPTIONS: dict[str, tuple[Option, ...]] = {
+    "gateway": (
+        Option("listen", "127.0.0.1:9000", parse_listen, "H:P", "address to listen on; port 0 takes any free one"),
+        _state("gateway-state"),
+        _NETWORK,
+        _log_level("info"),
+    ),
+    "relay": (
+        Option("listen", "127.0.0.1:9001", parse_listen, "H:P", "address to listen on; port 0 takes any free one"),
+        Option("advertise", "", _parse_advertise, "H:P", "address that others dial; empty: the one listened on"),
+        _GATEWAYS,
+        Option("nickname", "", _parse_nickname, "NAME", "name of this relay in the network", required=True),
+        _state("relay-state"),
+        Option("exit_policy", "default", parse_policy, "RULES", "where streams may go from here"),
+        _NETWORK,
+        _log_level("info"),
+    ),
+    "client": (
+        _GATEWAYS,
+        _NETWORK,
+        _state("client-state"),
+        Option("hops", "3-5", parse_hops, "N|MIN-MAX", f"relays on a path, 1 to {MAX_HOPS}"),
+        Option("suite", "fernet", _parse_suite, "NAME", "cipher of the layers: fernet, or aes-gcm for speed"),
+        Option("socks_listen", "127.0.0.1:9050", parse_listen, "H:P", "address of the proxy port"),
+        _log_level("warning"),
+    ),
+}
+
+
+def example(role: str) -> str:
+    """The shipped example file of a role: every option, commented, at its default."""
+    lines = [f"# {role}.toml: every option at its default. Remove a # to change one.", ""]
+    for option in OPTIONS[role]:
+        lines += [f"# {option.help}", f"# {option.name} = {to_toml(option.default)}", ""]
+        if option is _GATEWAYS:
+            lines[-1:] = ['# as in: gateways = [{ address = "127.0.0.1:9000", key = "64 hex digits" }]', ""]
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def to_toml(raw: Any) -> str:
+    """A text, a number, or a list of tables as TOML writes them."""
+    if isinstance(raw, list):
+        tables = [", ".join(f"{key} = {to_toml(value)}" for key, value in item.items()) for item in raw]
+        return "[" + ", ".join("{ " + table + " }" for table in tables) + "]"
+    if isinstance(raw, str):
+        escaped = raw.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return str(raw)

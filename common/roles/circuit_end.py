@@ -1,0 +1,247 @@
+"""One end of a live circuit, the client's or the exit's, and the plain sockets joined to its streams.
+
+The circuit's lock guards its state machine and the order in which sealed cells are queued: decide, record and
+queue under it; sockets are written to and links flushed after it. Lock order: circuit, then link; a plug is never
+called with the circuit's lock held.
+"""
+
+import threading
+from time import monotonic
+from typing import Protocol
+
+from common.circuit.actions import Action, Credit, Deliver, PeerFinished, StreamEnded
+from common.circuit.endpoint import Endpoint
+from common.errors import EndReason
+from common.net.link import Link
+from common.net.plug import Plug
+from common.roles.links import Touched
+from common.wire.cells import Command
+from common.wire.messages import IPAddress
+
+READ_AHEAD = 63_440  # bytes read from a socket at once: four long cells of DATA in the fernet suite
+
+
+class Machine(Protocol):
+    """A hop or an origin."""
+
+    endpoint: Endpoint
+
+    def take_cells(self) -> list[bytes]:
+        """The cell bodies to send now."""
+
+
+class Attachment:
+    """A plain socket joined to a stream: a `PlugOwner` for the one, and where the other's bytes go.
+
+    `adopt` may come after the stream's first bytes (an exit still dials): they wait, within the stream's window.
+    """
+
+    def __init__(self, circuit: "CircuitEnd", stream_id: int) -> None:
+        self.circuit = circuit
+        self.stream_id = stream_id
+        self.bytes_in = 0  # from the circuit
+        self.bytes_out = 0
+        self._plug: Plug | None = None
+        self._early_lock = threading.Lock()  # guards the change from no plug to a plug; before a plug's lock
+        self._early: list[bytes] = []
+        self._early_finish = False
+
+    def adopt(self, plug: Plug) -> None:
+        """Gives the stream its socket; no circuit lock held."""
+        with self._early_lock:
+            taken = sum([plug.write(data) for data in self._early])
+            if self._early_finish:
+                plug.finish()
+            self._early.clear()
+            self._plug = plug
+        if taken:
+            self.circuit.taken(self.stream_id, taken)
+
+    # ---- from the circuit: the link's reader
+
+    def deliver(self, data: bytes) -> None:
+        """Bytes for the application."""
+        self.bytes_in += len(data)
+        plug = self._plug
+        if plug is None:
+            with self._early_lock:
+                plug = self._plug
+                if plug is None:
+                    self._early.append(data)
+                    return
+        taken = plug.write(data)
+        if taken:
+            self.circuit.taken(self.stream_id, taken)
+
+    def peer_finished(self, closed: bool) -> None:
+        """The other side sends no more; `closed` when the stream is over with that."""
+        with self._early_lock:
+            self._early_finish = True
+        if self._plug is not None:
+            if closed:
+                self._plug.close()
+            else:
+                self._plug.finish()
+
+    def ended(self, reason: EndReason) -> None:
+        """The stream broke: whoever holds the other end of the socket must see an error, not an end."""
+        if self._plug is not None:
+            self._plug.abort()
+
+    def credit(self) -> None:
+        """More may be sent."""
+        if self._plug is not None:
+            self._plug.resume()
+
+    # ---- PlugOwner: the pump's thread
+
+    def plug_connected(self, plug: Plug) -> None:
+        """Only an exit dials; see there."""
+
+    def plug_wants(self, plug: Plug) -> int:
+        """What the windows and the link's outbox have room for."""
+        return min(self.circuit.sendable(self.stream_id), READ_AHEAD)
+
+    def plug_received(self, plug: Plug, data: bytes) -> None:
+        """Bytes from the application."""
+        self.bytes_out += len(data)
+        self.circuit.send(self.stream_id, data)
+
+    def plug_ended(self, plug: Plug) -> None:
+        """The application sends no more."""
+        if self.circuit.finish(self.stream_id):
+            plug.close()
+
+    def plug_drained(self, plug: Plug, count: int) -> None:
+        """The application takes its time, and has now taken `count` bytes more."""
+        self.circuit.taken(self.stream_id, count)
+
+    def plug_failed(self, plug: Plug, error: OSError) -> None:
+        """The application went away."""
+        self.circuit.reset(self.stream_id, EndReason.RESET)
+
+
+class CircuitEnd:
+    """The streams of one circuit at this end; cells go to and come from `link`."""
+
+    def __init__(self, machine: Machine, link: Link, circuit_id: int) -> None:
+        self.lock = threading.Lock()  # guards the machine, `attachments` and the order of queued cells
+        self.machine = machine
+        self.endpoint = machine.endpoint
+        self.link = link
+        self.circuit_id = circuit_id
+        self.attachments: dict[int, Attachment] = {}
+        self.closed = False
+
+    # ---- any thread, no lock held
+
+    def sendable(self, stream_id: int) -> int:
+        """Bytes a stream may send now; 0 also while the link has enough of this circuit."""
+        if self.closed or self.link.congested(self.circuit_id):
+            return 0
+        with self.lock:
+            return self.endpoint.sendable(stream_id)
+
+    def send(self, stream_id: int, data: bytes) -> None:
+        """Sends what `sendable` allowed; bytes for a stream that has ended in the meantime are dropped."""
+        with self.lock:
+            if not self.closed and self.endpoint.sendable(stream_id) >= len(data):
+                self.endpoint.send(stream_id, data)
+                self.queue_cells()
+        self.link.flush()
+
+    def taken(self, stream_id: int, count: int) -> None:
+        """The application took bytes."""
+        with self.lock:
+            if self.closed:
+                return
+            self.endpoint.taken(stream_id, count, monotonic())
+            queued = self.queue_cells()
+        if queued:
+            self.link.flush()
+
+    def answered(self, stream_id: int, address: IPAddress, ttl: int) -> bool:
+        """An exit's target answered; False when the client has given up."""
+        with self.lock:
+            if self.closed or not self.endpoint.connected(stream_id, address, ttl):
+                return False
+            self.queue_cells()
+        self.link.flush()
+        return True
+
+    def finish(self, stream_id: int) -> bool:
+        """The application sends no more; True when the stream is over with that."""
+        with self.lock:
+            if self.closed:
+                return True
+            over = self.endpoint.finish(stream_id)
+            if over:
+                self.attachments.pop(stream_id, None)
+            self.queue_cells()
+        self.link.flush()
+        return over
+
+    def reset(self, stream_id: int, reason: EndReason) -> None:
+        """Ends a stream at once."""
+        with self.lock:
+            self.attachments.pop(stream_id, None)
+            if self.closed:
+                return
+            self.endpoint.reset(stream_id, reason)
+            self.queue_cells()
+        self.link.flush()
+
+    def drained(self) -> None:
+        """The link takes more of this circuit again."""
+        with self.lock:
+            attachments = list(self.attachments.values())
+        for attachment in attachments:
+            attachment.credit()
+
+    # ---- with the lock held
+
+    def queue_cells(self) -> bool:
+        """Queues what the machine wants sent; True when there was anything."""
+        assert self.lock.locked()
+        cells = self.machine.take_cells()
+        for body in cells:
+            self.link.queue(self.circuit_id, Command.RELAY, body)
+        return bool(cells)
+
+    # ---- the link's reader
+
+    def perform(self, action: Action, touched: Touched) -> None:
+        """Does what the machine asks about streams; the rest is the subclass's."""
+        match action:
+            case Deliver(stream_id, data):
+                attachment = self.attachments.get(stream_id)
+                if attachment is not None:
+                    attachment.deliver(data)
+            case Credit(0):
+                self.drained()
+            case Credit(stream_id):
+                attachment = self.attachments.get(stream_id)
+                if attachment is not None:
+                    attachment.credit()
+            case PeerFinished(stream_id, closed):
+                attachment = self._pop(stream_id) if closed else self.attachments.get(stream_id)
+                if attachment is not None:
+                    attachment.peer_finished(closed)
+            case StreamEnded(stream_id, reason):
+                attachment = self._pop(stream_id)
+                if attachment is not None:
+                    attachment.ended(reason)
+            case _:
+                raise AssertionError(f"{type(action).__name__} is not about streams")
+
+    def close_streams(self, reason: EndReason) -> None:
+        """The circuit is over: every stream breaks."""
+        with self.lock:
+            self.closed = True
+            attachments, self.attachments = list(self.attachments.values()), {}
+        for attachment in attachments:
+            attachment.ended(reason)
+
+    def _pop(self, stream_id: int) -> Attachment | None:
+        with self.lock:
+            return self.attachments.pop(stream_id, None)

@@ -1,0 +1,251 @@
+"""The client: a directory, links to first hops, a pool of circuits, and one entrance for everything: `connect`.
+
+    with Client(gateways, network) as client:
+        sock = client.connect("example.org", 80)
+
+`connect` gives an ordinary socket, so `ssl` and `requests` stand on it; the proxy hands sockets it accepted to the
+same kind of stream. Names are looked up at the exit; this process resolves none but its gateways'.
+"""
+
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+from common.directory.addresses import Address
+from common.directory.document import RelayEntry
+from common.errors import EndReason, Malformed, Refused
+from common.net.deadline import Deadline
+from common.net.plug import Plug
+from common.net.pump import Pump
+from common.roles.bootstrap import DirectoryClient
+from common.roles.links import Links
+from common.roles.pool import CircuitPool, PathWishes
+from common.roles.stream_socket import StreamSocket
+from common.roles.wish import Isolation, Opening, Question, Wish
+from common.wire.codec import pack_short_string
+from common.wire.messages import IPAddress
+
+OPEN_TIMEOUT = 30.0  # seconds for a stream, all tries together: what browsers and ssh wait
+START_TIMEOUT = 60.0  # seconds until the first circuit
+SWEEP = 30.0  # seconds between looks for old circuits and idle links
+STOP_TIMEOUT = 5.0  # seconds for an orderly end
+
+Progress = Callable[[int, str], None]
+_FIRST_HOP, _READY = 60, 100  # percent: the directory's part ends before the first, the circuit's at the second
+
+
+class Client:
+    """Thread-safe. `start` or `with`; `close` ends every stream."""
+
+    def __init__(
+        self,
+        gateways: Sequence[tuple[Address, bytes]],
+        network: str,
+        *,
+        cache: Path | None = None,
+        wishes: PathWishes | None = None,
+        progress: Progress = lambda _percent, _text: None,
+        warn: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        """`gateways`: addresses and Ed25519 keys (32 bytes); `cache`: file that keeps the directory document.
+
+        `progress` hears percent and a sentence while starting, `warn` a sentence when paths are too short.
+        """
+        self.pump = Pump("streams")
+        self.links = Links()
+        self._progress = progress
+        self._warn = warn
+        self._warned = ""
+        self.directory = DirectoryClient(gateways, network, cache, on_progress=progress)
+        self.circuits = CircuitPool(
+            self.relays,
+            self.directory.refresh_soon,
+            self.links,
+            self.pump,
+            wishes or PathWishes(),
+            self._warn_once,
+            self._hop_done,
+        )
+        self._ready = False
+
+    # ---- life
+
+    def start(self, timeout: float = START_TIMEOUT) -> None:
+        """Gets the directory and builds the first circuit; raises `DirectoryError` with the reason it cannot."""
+        deadline = Deadline(timeout)
+        self.pump.start()
+        self.directory.start()
+        self.directory.wait_for(1, deadline)
+        self._progress(_FIRST_HOP, "building a circuit")
+        self.circuits.start()
+        self.circuits.wait_ready(deadline)
+        self._ready = True
+        self._progress(_READY, "ready")
+        self.pump.call_later(SWEEP, self._sweep)
+
+    def close(self) -> None:
+        """Ends everything; nothing is left running."""
+        deadline = Deadline(STOP_TIMEOUT)
+        self.circuits.close()
+        self.directory.stop(deadline.left())
+        self.links.close(deadline)
+        self.pump.stop(deadline)
+        self.circuits.join(deadline)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- streams
+
+    def connect(
+        self, host: str, port: int, isolation: Isolation = (), timeout: float = OPEN_TIMEOUT
+    ) -> StreamSocket:
+        """A socket to a target, through a circuit that only `isolation` uses; waits.
+
+        Raises `Refused` with the reason: refused by the target, not found, no exit allows it, timed out, ...
+        """
+        ours, theirs = socket.socketpair()
+        result = StreamSocket(theirs.detach())
+        done = threading.Event()
+        reasons: list[EndReason] = []
+
+        def answered(_address: IPAddress) -> bytes:
+            done.set()
+            return b""
+
+        def refused(reason: EndReason) -> None:
+            reasons.append(reason)
+            done.set()
+
+        def broken(reason: EndReason) -> None:
+            result.broken_by = reason
+
+        plug = self.pump.attach(ours, _Quiet())
+        opening = Opening(host, port, plug, answered, refused, broken, isolation)
+        try:
+            self.open(opening, timeout)
+            done.wait()
+            if reasons:
+                raise Refused(reasons[0], _why(host, port, reasons[0]))
+        except BaseException:
+            opening.settle()
+            plug.abort()
+            result.close()
+            raise
+        return result
+
+    def open(self, opening: Opening, timeout: float = OPEN_TIMEOUT) -> None:
+        """Opens a stream; never waits, the opening's callbacks tell."""
+        try:
+            pack_short_string(opening.host)
+        except Malformed:
+            opening.fail(EndReason.NOT_FOUND)
+            return
+        if not 0 < opening.port < 65_536:
+            opening.fail(EndReason.REFUSED)
+            return
+        self._begin(opening, timeout)
+
+    def resolve(
+        self, host: str, isolation: Isolation = (), timeout: float = OPEN_TIMEOUT
+    ) -> tuple[IPAddress, ...]:
+        """The addresses of a name, looked up at an exit; waits. Raises `Refused`."""
+        done = threading.Event()
+        answers: list[tuple[EndReason, tuple[IPAddress, ...]]] = []
+
+        def answered(reason: EndReason, addresses: tuple[IPAddress, ...]) -> None:
+            answers.append((reason, addresses))
+            done.set()
+
+        self.ask(Question(host, answered, isolation), timeout)
+        done.wait()
+        reason, addresses = answers[0]
+        if not addresses:
+            raise Refused(reason, f"no address was found for {host}")
+        return addresses
+
+    def ask(self, question: Question, timeout: float = OPEN_TIMEOUT) -> None:
+        """Looks a name up; never waits, the question's callback tells."""
+        try:
+            pack_short_string(question.host)
+        except Malformed:
+            question.fail(EndReason.NOT_FOUND)
+            return
+        self._begin(question, timeout)
+
+    # ---- what others may ask
+
+    def relays(self) -> tuple[RelayEntry, ...]:
+        """The relays of the directory document held now."""
+        document = self.directory.document
+        return tuple(document.relays) if document is not None else ()
+
+    def new_identity(self) -> None:
+        """No circuit used so far carries another stream."""
+        self.circuits.renew()
+
+    # ---- helpers
+
+    def _begin(self, wish: Wish, timeout: float) -> None:
+        wish.timer = self.pump.call_later(timeout, lambda: wish.fail(EndReason.TIMEOUT))
+        self.circuits.assign(wish)
+
+    def _sweep(self) -> None:
+        self.circuits.sweep()
+        self.links.close_idle()
+        self.pump.call_later(SWEEP, self._sweep)
+
+    def _hop_done(self, done: int, of: int) -> None:
+        if not self._ready:
+            self._progress(_FIRST_HOP + (_READY - _FIRST_HOP) * done // (of + 1), f"relay {done} of {of} answered")
+
+    def _warn_once(self, text: str) -> None:
+        if text != self._warned:
+            self._warned = text
+            self._warn(text)
+
+
+class _Quiet:
+    """Owns a socket whose stream is not open yet: reads nothing."""
+
+    def plug_connected(self, plug: Plug) -> None:
+        """A socket pair is connected."""
+
+    def plug_wants(self, plug: Plug) -> int:
+        """Nothing yet."""
+        return 0
+
+    def plug_received(self, plug: Plug, data: bytes) -> None:
+        """Not while nothing is wanted."""
+
+    def plug_ended(self, plug: Plug) -> None:
+        """Heard again by the stream."""
+
+    def plug_drained(self, plug: Plug, count: int) -> None:
+        """Nothing was written."""
+
+    def plug_failed(self, plug: Plug, error: OSError) -> None:
+        """The caller closed its end; the stream will notice."""
+
+
+def _why(host: str, port: int, reason: EndReason) -> str:
+    """A refusal as a sentence for the person who asked."""
+    target = f"{host}:{port}"
+    return {
+        EndReason.REFUSED: f"{target} refuses connections: is the server running, and on this port?",
+        EndReason.UNREACHABLE: f"the exit cannot reach {target}",
+        EndReason.TIMEOUT: f"{target} did not answer in time",
+        EndReason.NOT_FOUND: f"no address is known for {host}: check the name",
+        EndReason.POLICY: f"no relay lets streams out to {target}: its exit policy refuses that address or port",
+        EndReason.LIMIT: "the exit has too much to do: try again in a moment",
+    }.get(reason, f"the network could not carry the stream to {target}: try again")

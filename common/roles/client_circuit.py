@@ -1,0 +1,196 @@
+"""A circuit as its client sees it: built hop by hop, then the home of streams."""
+
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+from common.circuit.actions import Action, Answered, Built, HopAdded, Opened
+from common.circuit.origin import Origin, PathHop
+from common.crypto.handshake import Suite
+from common.directory.document import RelayEntry
+from common.errors import Closed, DestroyReason, EndReason
+from common.net.deadline import Deadline
+from common.net.link import Link
+from common.net.plug import Plug
+from common.net.pump import Pump
+from common.roles.circuit_end import Attachment, CircuitEnd
+from common.roles.links import Links, Touched
+from common.roles.wish import RETRIED, Isolation, Opening, Question, Wish
+from common.wire.cells import Command
+from common.wire.messages import IPAddress
+
+MAX_STREAMS = 60_000  # of the 65,535 ids: room for what is asked for while the next circuit is built
+
+
+
+def path_hop(entry: RelayEntry) -> PathHop:
+    """What the handshake needs of a listed relay."""
+    relay = entry.descriptor
+    return PathHop(relay.identity, relay.onion_keys[0], relay.address.host, relay.address.port)
+
+
+class ClientStream(Attachment):
+    """A stream of a client: an `Opening` until the target answers, then joined to the application's socket."""
+
+    def __init__(self, circuit: "ClientCircuit", stream_id: int, opening: Opening) -> None:
+        super().__init__(circuit, stream_id)
+        self.opening = opening
+        self.open = False
+        self._client_circuit = circuit
+
+    def opened(self, address: IPAddress, pump: Pump) -> None:
+        """The target answered."""
+        opening = self.opening
+        if not opening.settle():
+            self.circuit.reset(self.stream_id, EndReason.DONE)
+            return
+        self.open = True
+        opening.plug.write(opening.answered(address))
+        self.adopt(opening.plug)
+        pump.call(self._begin_reading)
+
+    def _begin_reading(self) -> None:
+        """The pump's thread, where a plug's owner may change."""
+        if self.opening.first:
+            self.plug_received(self.opening.plug, self.opening.first)
+        self.opening.plug.owner = self
+        self.opening.plug.resume()
+
+    def plug_failed(self, plug: Plug, error: OSError) -> None:
+        """The application went away."""
+        self.circuit.reset(self.stream_id, EndReason.RESET)
+
+    def ended(self, reason: EndReason) -> None:
+        """Refused, or broken later."""
+        if self.open:
+            self.opening.broken(reason)
+            super().ended(reason)
+        else:
+            self._client_circuit.stream_refused(self.opening, reason)
+
+
+class ClientCircuit(CircuitEnd):
+    """A `CircuitSide` of the link to the first hop."""
+
+    def __init__(self, path: tuple[RelayEntry, ...], suite: Suite, link: Link, links: Links, pump: Pump) -> None:
+        """Raises `Closed` or `TooLarge`; `start` sends CREATE."""
+        self.origin = Origin([path_hop(entry) for entry in path], suite)
+        super().__init__(self.origin, link, 0)
+        self.path = path
+        self.hops_done = 0
+        self.born = monotonic()
+        self.build_seconds = 0.0
+        self.used_at: float | None = None  # when it got its first stream
+        self.isolation: Isolation | None = None  # of its streams; None while unused
+        self.ended_by: DestroyReason | None = None
+        self.on_progress: Callable[[int], None] = lambda _hops: None
+        self.on_end: Callable[[ClientCircuit], None] = lambda _circuit: None
+        self.retry: Callable[[Wish], None] = lambda wish: wish.fail(EndReason.CIRCUIT_CLOSED)
+        self._links = links
+        self._pump = pump
+        self._questions: dict[int, Question] = {}
+        self._settled = threading.Event()  # built, or ended
+        self.circuit_id = links.register(link, self)
+
+    # ---- building: a thread that waits
+
+    def build(self, deadline: Deadline) -> None:
+        """Sends CREATE and waits until all hops have proved themselves; raises `Closed` with the reason."""
+        self.link.send(self.circuit_id, Command.CREATE, self.origin.create)
+        if not self._settled.wait(deadline.left()):
+            self.end(DestroyReason.TIMEOUT)
+        if self.ended_by is not None or not self.origin.built:
+            raise Closed(f"no answer from hop {self.hops_done + 1}", self.ended_by)
+        self.build_seconds = monotonic() - self.born
+
+    # ---- streams: any thread
+
+    @property
+    def exit(self) -> RelayEntry:
+        """The last relay."""
+        return self.path[-1]
+
+    @property
+    def worn(self) -> bool:
+        """Whether it has nearly used its stream ids."""
+        return self.endpoint.used_streams >= MAX_STREAMS
+
+    def begin(self, opening: Opening) -> None:
+        """Opens a stream; raises `Closed` when the circuit is gone, `TooLarge` when it is worn out."""
+        opening.tries += 1
+        with self.lock:
+            if self.closed:
+                raise Closed("the circuit has ended", self.ended_by)
+            stream_id = self.endpoint.begin(opening.host, opening.port, monotonic(), opening.flags)
+            self.attachments[stream_id] = ClientStream(self, stream_id, opening)
+            self.queue_cells()
+        self.link.flush()
+
+    def resolve(self, question: Question) -> None:
+        """Looks a name up at the exit, which answers on the link's reader. Raises as `begin`."""
+        question.tries += 1
+        with self.lock:
+            if self.closed:
+                raise Closed("the circuit has ended", self.ended_by)
+            self._questions[self.endpoint.resolve(question.host, monotonic())] = question
+            self.queue_cells()
+        self.link.flush()
+
+    def stream_refused(self, opening: Opening, reason: EndReason) -> None:
+        """The exit or the circuit gave an opening up: it may go elsewhere."""
+        if reason in RETRIED:
+            if reason is not EndReason.CIRCUIT_CLOSED:
+                opening.avoid.add(self.exit.descriptor.identity)
+            self.retry(opening)
+        else:
+            opening.fail(reason)
+
+    def end(self, reason: DestroyReason = DestroyReason.FINISHED) -> None:
+        """Ends the circuit; its streams break."""
+        self._links.destroy(self.link, self.circuit_id, reason)
+        self.failed(reason, set())
+
+    # ---- CircuitSide: the link's reader
+
+    def cell(self, command: int, body: bytes, touched: Touched) -> None:
+        """CREATED or RELAY."""
+        with self.lock:
+            if command == Command.CREATED:
+                actions = self.origin.created(body)
+            else:
+                actions = self.origin.receive(body, monotonic())
+            if self.queue_cells():
+                touched.add(self.link)
+        for action in actions:
+            self._perform(action, touched)
+
+    def failed(self, reason: DestroyReason, touched: Touched) -> None:
+        """Over, whoever ended it."""
+        with self.lock:
+            if self.ended_by is not None:
+                return
+            self.ended_by = reason
+            questions, self._questions = list(self._questions.values()), {}
+        self._settled.set()
+        self.close_streams(EndReason.CIRCUIT_CLOSED)
+        for question in questions:
+            self.retry(question)
+        self.on_end(self)
+
+    def _perform(self, action: Action, touched: Touched) -> None:
+        match action:
+            case HopAdded(hops):
+                self.hops_done = hops
+                self.on_progress(hops)
+            case Built():
+                self._settled.set()
+            case Opened(stream_id, address):
+                stream = self.attachments.get(stream_id)
+                if isinstance(stream, ClientStream):
+                    stream.opened(address, self._pump)
+            case Answered(stream_id, reason, addresses):
+                question = self._questions.pop(stream_id, None)
+                if question is not None:  # else the circuit has ended meanwhile, and it is asked elsewhere
+                    question.answer(reason, addresses)
+            case _:
+                self.perform(action, touched)

@@ -1,0 +1,143 @@
+"""The exit: dials targets for streams, looks names up, and refuses what its policy does not allow.
+
+The policy is checked on the address that is really dialled, after the look-up, so a name cannot point around it.
+The network's own ports are refused always.
+"""
+
+import socket
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+
+from common.directory.addresses import Address
+from common.directory.exit_policy import ExitPolicy
+from common.errors import EndReason
+from common.net.plug import Plug
+from common.net.pump import Pump
+from common.roles.circuit_end import Attachment, CircuitEnd
+from common.wire.messages import MAX_ANSWERS, BeginFlags, IPAddress
+
+CONNECT_TIMEOUT = 10.0  # seconds for each address of a target; a client waits about 30 in all
+MAX_ADDRESSES = 3  # of a name are tried: more would outlast the client's patience
+RESOLVERS = 8  # look-ups at a time: getaddrinfo blocks its thread
+MAX_LOOKUPS = 1_024  # waiting: beyond it a name is answered "limit", not queued for minutes
+TTL = 60  # seconds a client may remember an answer; getaddrinfo does not tell the real one
+_FAMILIES = {
+    BeginFlags.ANY: socket.AF_UNSPEC,
+    BeginFlags.IPV4_ONLY: socket.AF_INET,
+    BeginFlags.IPV6_ONLY: socket.AF_INET6,
+}
+
+
+def reason_of(error: OSError) -> EndReason:
+    """What a failed dial is called in an END."""
+    if isinstance(error, TimeoutError):
+        return EndReason.TIMEOUT
+    if isinstance(error, ConnectionRefusedError):
+        return EndReason.REFUSED
+    return EndReason.UNREACHABLE
+
+
+class Exit:
+    """What all circuits of a relay share when they leave it."""
+
+    def __init__(self, pump: Pump, policy: ExitPolicy, own_addresses: Iterable[Address]) -> None:
+        """`own_addresses`: the network's ports that this relay knows, which no policy opens."""
+        self.pump = pump
+        self.policy = policy
+        self._own = {(address.host, address.port) for address in own_addresses}
+        self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver")
+        self._waiting = 0
+
+    def close(self) -> None:
+        """Starts no more look-ups."""
+        self._resolvers.shutdown(wait=False, cancel_futures=True)
+
+    def allows(self, address: IPAddress, port: int) -> bool:
+        """Whether this very address may be dialled."""
+        return (str(address), port) not in self._own and self.policy.allows(address, port)
+
+    def look_up(self, host: str, flags: BeginFlags, done: Callable[[list[IPAddress], EndReason], None]) -> None:
+        """Calls `done` with the addresses of a name or a literal address, and why there are none.
+
+        On the caller's thread for a literal, else on the pump's; never both. Never waits.
+        """
+        try:
+            literal = ip_address(host.strip("[]"))
+        except ValueError:
+            pass
+        else:
+            done([literal], EndReason.DONE)
+            return
+        if self._waiting >= MAX_LOOKUPS:
+            done([], EndReason.LIMIT)
+            return
+        self._waiting += 1
+        self._resolvers.submit(self._resolve, host, flags, done)
+
+    def _resolve(self, host: str, flags: BeginFlags, done: Callable[[list[IPAddress], EndReason], None]) -> None:
+        addresses: list[IPAddress] = []
+        try:
+            found = socket.getaddrinfo(host, None, _FAMILIES[flags], socket.SOCK_STREAM)
+            addresses = list(dict.fromkeys(ip_address(str(entry[4][0]).split("%")[0]) for entry in found))
+        except (OSError, UnicodeError, ValueError):
+            pass  # whatever the resolver says, the client is told "not found"
+        self._waiting -= 1
+        reason = EndReason.DONE if addresses else EndReason.NOT_FOUND
+        self.pump.call(lambda: done(addresses[:MAX_ANSWERS], reason))
+
+
+class ExitStream(Attachment):
+    """A stream whose target this relay dials, trying a name's addresses in turn."""
+
+    def __init__(self, circuit: CircuitEnd, stream_id: int, exit_: Exit, port: int) -> None:
+        super().__init__(circuit, stream_id)
+        self._exit = exit_
+        self._port = port
+        self._candidates: list[IPAddress] = []  # not yet tried; the first is being dialled
+        self._dialled: Plug | None = None
+        self._over = False
+
+    def dial(self, addresses: list[IPAddress], reason: EndReason) -> None:
+        """The look-up is done: `addresses`, or why there are none."""
+        allowed = [address for address in addresses if self._exit.allows(address, self._port)]
+        if not allowed:
+            self.circuit.reset(self.stream_id, EndReason.POLICY if addresses else reason)
+            return
+        self._candidates = allowed[:MAX_ADDRESSES]
+        self._dial_first()
+
+    def _dial_first(self) -> None:
+        if self._over:
+            return
+        address = self._candidates[0]
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        self._dialled = self._exit.pump.connect(family, (str(address), self._port), self, CONNECT_TIMEOUT)
+        if self._over:  # by another thread, which may not have seen `_dialled` yet
+            self._dialled.abort()
+
+    def plug_connected(self, plug: Plug) -> None:
+        """The target answered: tell the client, then hand over what came early."""
+        address = self._candidates[0]
+        self._candidates.clear()
+        if self.circuit.answered(self.stream_id, address, TTL):
+            self.adopt(plug)
+        else:
+            plug.abort()
+
+    def plug_failed(self, plug: Plug, error: OSError) -> None:
+        """Not reached, or lost later."""
+        if not self._candidates:
+            super().plug_failed(plug, error)
+            return
+        del self._candidates[0]
+        if self._candidates:
+            self._dial_first()
+        else:
+            self.circuit.reset(self.stream_id, reason_of(error))
+
+    def ended(self, reason: EndReason) -> None:
+        """The client or the circuit gave the stream up."""
+        self._over = True
+        if self._dialled is not None:
+            self._dialled.abort()

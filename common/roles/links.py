@@ -1,0 +1,252 @@
+"""The links of a process, and which circuit each cell on them is for.
+
+One link per next relay is kept and shared by all circuits that go there. A circuit id lives on one link only.
+Each side sends exactly one DESTROY for a circuit id; until the other side's has come, the id stays in the table
+and cells for it are thrown away, so a cell for an id that is *not* in the table is a fault of the peer and ends
+the link.
+"""
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Protocol
+
+from common.errors import Closed, DestroyReason, ProtocolError, TooLarge, Unexpected
+from common.net.deadline import Deadline
+from common.net.link import Link
+from common.wire.cells import Cell, Command, decode_destroy, encode_destroy
+
+MAX_CIRCUITS = 8_192  # per link: a busy pair of relays; each costs about 30 KiB of keys and tables
+IDLE_LINK = 180.0  # seconds without a circuit after which a dialled link is closed
+
+_logger = logging.getLogger(__name__)
+
+Touched = set[Link]  # links with queued cells, flushed once per batch
+
+
+class CircuitSide(Protocol):
+    """A circuit as one of its links sees it. All methods are called on the link's reader, and never wait."""
+
+    def cell(self, command: int, body: bytes, touched: Touched) -> None:
+        """A CREATED or RELAY cell; raises `ProtocolError`, and the circuit is then failed."""
+
+    def failed(self, reason: DestroyReason, touched: Touched) -> None:
+        """The circuit ended: by the peer's DESTROY, by the link's end, or because `cell` raised."""
+
+    def drained(self) -> None:
+        """The link takes more of this circuit again (any thread)."""
+
+
+class _Closing:
+    """Stands in for a circuit whose DESTROY was sent and not yet answered."""
+
+    def cell(self, command: int, body: bytes, touched: Touched) -> None:
+        """Was sent before the peer knew."""
+
+    def failed(self, reason: DestroyReason, touched: Touched) -> None:
+        """Over at last."""
+
+    def drained(self) -> None:
+        """Nothing is sent any more."""
+
+
+_CLOSING = _Closing()
+Table = dict[int, CircuitSide]
+NewCircuit = Callable[[Link, int, bytes, Touched], CircuitSide]
+
+
+class Links:
+    """A `LinkOwner` that dispatches cells to circuits. `new_circuit` answers CREATE on accepted links."""
+
+    def __init__(self, new_circuit: NewCircuit | None = None) -> None:
+        self._new_circuit = new_circuit
+        self._lock = threading.Lock()  # guards the tables' shape; a link's own table is changed under it too
+        self._tables: dict[Link, Table] = {}
+        self._dialled: dict[bytes, Link] = {}
+        self._dialling: dict[bytes, threading.Lock] = {}
+        self._idle_since: dict[Link, float] = {}
+        self._closed = False
+
+    # ---- links
+
+    def add(self, link: Link) -> None:
+        """Takes an accepted or dialled link into the table and starts it; raises `Closed`."""
+        with self._lock:
+            if not self._closed:
+                self._tables[link] = {}
+        if self._closed:
+            link.close("shutting down", DestroyReason.SHUTTING_DOWN)
+            raise Closed("shutting down", DestroyReason.SHUTTING_DOWN)
+        try:
+            link.start()
+        except Closed:
+            with self._lock:
+                self._tables.pop(link, None)
+            raise
+
+    def find(self, identity: bytes) -> Link | None:
+        """The open dialled link to a relay, if there is one."""
+        link = self._dialled.get(identity)
+        return link if link is not None and not link.closed else None
+
+    def obtain(self, address: tuple[str, int], identity: bytes, deadline: Deadline) -> Link:
+        """The link to a relay, dialled if need be (waits); raises `Closed` or `AuthenticationFailed`."""
+        with self._lock:
+            gate = self._dialling.setdefault(identity, threading.Lock())
+        if not gate.acquire(timeout=deadline.left()):
+            raise Closed("timed out", DestroyReason.TIMEOUT)
+        try:
+            link = self.find(identity)
+            if link is None:
+                link = Link.dial(address, identity, self, deadline)
+                self.add(link)
+                self._dialled[identity] = link
+            return link
+        finally:
+            gate.release()
+            with self._lock:
+                self._dialling.pop(identity, None)
+
+    def close_idle(self) -> None:
+        """Closes dialled links that have carried no circuit for a while; called now and then."""
+        now = monotonic()
+        with self._lock:
+            idle = {link for link, table in self._tables.items() if link.dialled and not table}
+            self._idle_since = {link: self._idle_since.get(link, now) for link in idle}
+            old = [link for link, since in self._idle_since.items() if now - since > IDLE_LINK]
+        for link in old:
+            link.close("idle", DestroyReason.FINISHED)
+
+    def close(self, deadline: Deadline) -> None:
+        """Gives what is queued to the kernel, then ends all links and joins their threads."""
+        with self._lock:
+            self._closed = True
+            links = list(self._tables)
+        for link in links:
+            link.drain(deadline)
+            link.close("shutting down", DestroyReason.SHUTTING_DOWN)
+        for link in links:
+            link.join(deadline)
+
+    @property
+    def all(self) -> list[Link]:
+        """The open links."""
+        with self._lock:
+            return list(self._tables)
+
+    # ---- circuits
+
+    def register(self, link: Link, side: CircuitSide) -> int:
+        """A fresh circuit id on a dialled link, now in use for `side`; raises `Closed` or `TooLarge`."""
+        with self._lock:
+            table = self._tables.get(link)
+            if table is None or link.closed:
+                raise Closed("the link is gone", DestroyReason.LINK_CLOSED)
+            if len(table) >= MAX_CIRCUITS:
+                raise TooLarge("too many circuits on the link")
+            while True:
+                circuit_id = secrets.randbits(32)
+                if circuit_id and circuit_id not in table:
+                    break
+            table[circuit_id] = side
+            return circuit_id
+
+    def destroy(self, link: Link, circuit_id: int, reason: DestroyReason) -> None:
+        """Sends DESTROY, dropping what waits; harmless when the circuit is gone from the link already."""
+        with self._lock:
+            table = self._tables.get(link)
+            if table is None or table.get(circuit_id, _CLOSING) is _CLOSING:
+                return
+            table[circuit_id] = _CLOSING
+        link.forget(circuit_id)
+        link.send(circuit_id, Command.DESTROY, encode_destroy(reason))
+
+    def circuits(self, link: Link) -> int:
+        """How many circuits a link carries."""
+        table = self._tables.get(link)
+        return len(table) if table else 0
+
+    # ---- LinkOwner
+
+    def link_cells(self, link: Link, cells: list[Cell]) -> None:
+        """Hands each cell to its circuit, then flushes each link once."""
+        table = self._tables.get(link)
+        if table is None:
+            return
+        touched: Touched = set()
+        for cell in cells:
+            side = table.get(cell.circuit_id)
+            if side is None:
+                self._first_cell(link, table, cell, touched)
+            elif cell.command == Command.DESTROY:
+                self._destroyed(link, table, cell, touched)
+            elif cell.command == Command.CREATE:
+                raise Unexpected("CREATE for a circuit id in use")
+            else:
+                self._deliver(link, side, cell, touched)
+        for other in touched:
+            other.flush()
+
+    def link_drained(self, link: Link, circuit_ids: list[int]) -> None:
+        """Lets the circuits go on that had stopped reading their sources."""
+        table = self._tables.get(link)
+        for circuit_id in circuit_ids:
+            side = table.get(circuit_id) if table else None
+            if side is not None:
+                side.drained()
+
+    def link_closed(self, link: Link, error: Closed) -> None:
+        """Ends all circuits of the link."""
+        with self._lock:
+            table = self._tables.pop(link, {})
+            if link.identity is not None and self._dialled.get(link.identity) is link:
+                del self._dialled[link.identity]
+            self._idle_since.pop(link, None)
+        _logger.debug("%s ended: %s", link.name, error)
+        touched: Touched = set()
+        for side in list(table.values()):
+            side.failed(DestroyReason.LINK_CLOSED, touched)
+        for other in touched:
+            other.flush()
+
+    # ---- helpers
+
+    def _first_cell(self, link: Link, table: Table, cell: Cell, touched: Touched) -> None:
+        circuit_id, command, body = cell
+        if command != Command.CREATE or link.dialled or self._new_circuit is None:
+            raise Unexpected("a cell for a circuit that is not")
+        try:
+            if len(table) >= MAX_CIRCUITS:
+                raise TooLarge("too many circuits on the link")
+            table[circuit_id] = self._new_circuit(link, circuit_id, body, touched)
+        except ProtocolError as error:
+            table[circuit_id] = _CLOSING
+            link.queue(circuit_id, Command.DESTROY, encode_destroy(error.reason))
+            touched.add(link)
+
+    def _deliver(self, link: Link, side: CircuitSide, cell: Cell, touched: Touched) -> None:
+        try:
+            side.cell(cell.command, cell.body, touched)
+        except ProtocolError as error:
+            _logger.debug("%s: a circuit ends: %s", link.name, error)
+            reason = error.reason
+        except Exception:
+            _logger.exception("%s: internal error, a circuit ends", link.name)
+            reason = DestroyReason.INTERNAL
+        else:
+            return
+        self.destroy(link, cell.circuit_id, reason)
+        side.failed(reason, touched)
+
+    def _destroyed(self, link: Link, table: Table, cell: Cell, touched: Touched) -> None:
+        reason = decode_destroy(cell.body)
+        with self._lock:
+            side = table.pop(cell.circuit_id)
+        if side is _CLOSING:
+            return
+        link.forget(cell.circuit_id)
+        link.queue(cell.circuit_id, Command.DESTROY, encode_destroy(DestroyReason.FINISHED))
+        touched.add(link)
+        side.failed(reason, touched)

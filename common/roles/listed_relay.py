@@ -1,0 +1,119 @@
+"""A relay that keeps itself in the directory: one registration per gateway, and a new onion key every day."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from common.directory.addresses import Address
+from common.directory.descriptor import Descriptor, sign_descriptor
+from common.directory.exit_policy import ExitPolicy
+from common.errors import ConfigError
+from common.net.deadline import Deadline
+from common.ops.keystore import Identity, load_or_create_onion_keys
+from common.roles.registration import Registration, RegistrationState
+from common.roles.relay import Relay, RelayIdentity
+from common.wire.cells import VERSIONS
+
+SOFTWARE = "onion-network 0.1.0"
+KEY_CHECK = 600.0  # seconds between looks whether the onion key is a day old
+_UNSPECIFIED = frozenset({"0.0.0.0", "::"})
+
+_logger = logging.getLogger(__name__)
+
+
+class ListedRelay:
+    """`start` listens and registers; `stop` unregisters, then ends the circuits."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        keys: Path,
+        listen: Address,
+        advertise: Address | None,
+        gateways: Sequence[tuple[Address, bytes]],
+        *,
+        network: str,
+        nickname: str,
+        exit_policy: str,
+    ) -> None:
+        """`keys`: the folder of the onion keys. Raises `ConfigError`: an address that cannot be used, the disk."""
+        self._identity = identity
+        self._keys = keys
+        self._nickname = nickname
+        self._exit_policy = exit_policy
+        self._lock = threading.Lock()  # guards `_onion_keys`
+        self._onion_keys = load_or_create_onion_keys(keys, time.time())
+        self.relay = Relay(
+            RelayIdentity(identity.public, identity.certificate, identity.key),
+            self._accepted_keys,
+            listen,
+            ExitPolicy.parse(exit_policy),
+            [address for address, _ in gateways],
+        )
+        self.address = advertise or self.relay.address
+        if self.address.host in _UNSPECIFIED:
+            raise ConfigError(f"listen: {listen} tells nobody where the relay is: set advertise too")
+        self._registrations = [
+            Registration(
+                address,
+                key,
+                self._describe,
+                identity_key=identity.private_key,
+                network=network,
+                on_state=self._registration_changed,
+            )
+            for address, key in gateways
+        ]
+
+    def start(self) -> None:
+        """Listens first: the gateways dial back before they list a relay."""
+        self.relay.start()
+        for registration in self._registrations:
+            registration.start()
+        self.relay.pump.call_later(KEY_CHECK, self._renew_keys)
+
+    def stop(self, timeout: float) -> None:
+        """Leaves the directory, then ends; what is queued may leave for `timeout` seconds."""
+        for registration in self._registrations:
+            registration.stop()
+        self.relay.stop(Deadline(timeout))
+
+    def _accepted_keys(self) -> Mapping[bytes, X25519PrivateKey]:
+        with self._lock:
+            return self._onion_keys.accepted()
+
+    def _renew_keys(self) -> None:
+        keys = load_or_create_onion_keys(self._keys, time.time())
+        with self._lock:
+            renewed = keys.current.public != self._onion_keys.current.public
+            self._onion_keys = keys
+        if renewed:
+            for registration in self._registrations:
+                registration.renew()
+        self.relay.pump.call_later(KEY_CHECK, self._renew_keys)
+
+    def _describe(self) -> bytes:
+        with self._lock:
+            current = self._onion_keys.current
+        descriptor = Descriptor(
+            nickname=self._nickname,
+            address=self.address,
+            identity=self._identity.public,
+            onion_keys=(current.public,),
+            exit_policy=str(ExitPolicy.parse(self._exit_policy)),
+            family="",
+            bandwidth=0,
+            software=SOFTWARE,
+            versions=VERSIONS,
+            published=time.time(),
+        )
+        return sign_descriptor(descriptor, self._identity.private_key)
+
+    def _registration_changed(self, state: RegistrationState, text: str) -> None:
+        level = logging.WARNING if state in (RegistrationState.REFUSED, RegistrationState.LOST) else logging.INFO
+        _logger.log(level, "directory: %s", text or state.value)
+

@@ -1,0 +1,310 @@
+"""The client's circuits: some built ahead, each used by one isolation key, replaced when they die or age.
+
+A wish that finds no circuit waits here while one is built. Building needs waiting, so each circuit is built on a
+short-lived thread. A relay that did not answer is avoided for a while where the path can do without it.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from time import monotonic
+
+from common.crypto.handshake import Suite
+from common.directory.document import RelayEntry
+from common.directory.path import Path, choose_path, draw_hops
+from common.errors import (
+    AuthenticationFailed,
+    Closed,
+    DestroyReason,
+    DirectoryError,
+    EndReason,
+    ProtocolError,
+    Unreachable,
+)
+from common.net.deadline import Deadline
+from common.net.pump import Pump
+from common.roles.client_circuit import ClientCircuit
+from common.roles.links import Links
+from common.roles.wish import MAX_TRIES, Wish
+
+SPARE = 2  # unused circuits kept ready, so that a request, and one with another isolation, wait for none
+MAX_BUILDING = 16  # threads that build at a time
+MAX_AGE = 600.0  # seconds after its first stream in which a circuit takes new ones: linking them is the cost
+MAX_IDLE_AGE = 3_000.0  # seconds an unused circuit is kept: relays renew their onion keys every day
+BUILD_TIMEOUT = 8.0  # seconds for a whole circuit: 8 hops at 300 ms a round trip take 6
+AVOID = 30.0  # seconds a relay that did not answer is avoided: the directory drops it much sooner if it is gone
+RETRY_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # seconds between failed builds; the last one repeats
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PathWishes:
+    """How paths are chosen."""
+
+    fewest: int = 3
+    most: int = 5
+    suite: Suite = Suite.FERNET
+
+
+class CircuitPool:
+    """Thread-safe. `relays` gives the listed ones now; `refresh` asks for a newer list without waiting."""
+
+    def __init__(
+        self,
+        relays: Callable[[], Iterable[RelayEntry]],
+        refresh: Callable[[], None],
+        links: Links,
+        pump: Pump,
+        wishes: PathWishes,
+        warn: Callable[[str], None],
+        on_hop: Callable[[int, int], None] = lambda _done, _of: None,
+    ) -> None:
+        self._relays = relays
+        self._refresh = refresh
+        self._links = links
+        self._pump = pump
+        self._wishes = wishes
+        self._warn = warn
+        self._on_hop = on_hop
+        # Guards all below; a leaf: no circuit, link or plug is called with it held.
+        self._changed = threading.Condition()
+        self._circuits: list[ClientCircuit] = []
+        self._retired: list[ClientCircuit] = []  # take no new streams
+        self._waiting: list[Wish] = []
+        self._building = 0
+        self._builders: set[threading.Thread] = set()
+        self._failures = 0  # builds failed in a row
+        self._avoid: dict[bytes, float] = {}  # identity: until when
+        self._last_error: Exception | None = None
+        self._closed = False
+
+    # ---- any thread
+
+    def start(self) -> None:
+        """Builds the first circuits."""
+        self._build_missing()
+
+    def assign(self, wish: Wish) -> None:
+        """Gives a wish a circuit, now or when one is built; never waits."""
+        while not wish.settled:
+            if wish.tries >= MAX_TRIES:
+                wish.fail(EndReason.POLICY if wish.avoid else EndReason.CIRCUIT_CLOSED)
+                return
+            circuit = self._claim(wish)
+            if circuit is None:
+                break
+            try:
+                wish.begin_on(circuit)
+                return
+            except (Closed, ProtocolError):
+                continue  # it ended this moment, or has no stream id left
+        self._build_missing()
+
+    def wait_ready(self, deadline: Deadline) -> None:
+        """Waits for the first circuit; raises `Unreachable` with the reason there is none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._circuits or self._closed, deadline.left())
+            if self._circuits:
+                return
+        raise Unreachable(self.trouble())
+
+    def trouble(self) -> str:
+        """Why there is no circuit, in a sentence."""
+        return f"no circuit could be built: {self._last_error or 'no relay has answered yet'}"
+
+    def renew(self) -> None:
+        """New identity: no circuit of now gets another stream."""
+        self._retire(lambda _circuit: True)
+        self._build_missing()
+
+    def sweep(self) -> None:
+        """Retires circuits that are old, and ends retired ones without streams; called now and then."""
+        now = monotonic()
+
+        def old(circuit: ClientCircuit) -> bool:
+            if circuit.used_at is None:
+                return now - circuit.born > MAX_IDLE_AGE
+            return now - circuit.used_at > MAX_AGE
+
+        self._retire(old)
+        self._build_missing()
+
+    @property
+    def circuits(self) -> list[ClientCircuit]:
+        """The live ones, unused ones included."""
+        with self._changed:
+            return list(self._circuits)
+
+    def close(self) -> None:
+        """Ends all circuits; builders end when their links do."""
+        with self._changed:
+            self._closed = True
+            circuits, waiting = self._circuits + self._retired, list(self._waiting)
+            self._changed.notify_all()
+        for wish in waiting:
+            wish.fail(EndReason.CIRCUIT_CLOSED)
+        for circuit in circuits:
+            circuit.end()
+
+    def join(self, deadline: Deadline) -> None:
+        """Waits for the builders."""
+        for thread in list(self._builders):
+            thread.join(deadline.left())
+
+    # ---- choosing
+
+    def _claim(self, wish: Wish) -> ClientCircuit | None:
+        """A live circuit for this wish, marked as used; else None, and the wish waits."""
+        with self._changed:
+            if self._closed:
+                return None
+            unused: ClientCircuit | None = None
+            for circuit in self._circuits:
+                if circuit.worn or circuit.closed or not wish.fits(circuit.exit.descriptor):
+                    continue
+                if circuit.isolation == wish.isolation:
+                    return circuit
+                if circuit.isolation is None and unused is None:
+                    unused = circuit
+            if unused is not None:
+                unused.isolation = wish.isolation
+                unused.used_at = monotonic()
+            elif wish not in self._waiting:
+                self._waiting.append(wish)
+            return unused
+
+    def _retire(self, old: Callable[[ClientCircuit], bool]) -> None:
+        """Takes circuits out of use, and ends those on which nothing runs any more."""
+        with self._changed:
+            self._retired += [circuit for circuit in self._circuits if old(circuit)]
+            self._circuits = [circuit for circuit in self._circuits if circuit not in self._retired]
+            over = [circuit for circuit in self._retired if not circuit.attachments]
+            self._retired = [circuit for circuit in self._retired if circuit not in over]
+        for circuit in over:
+            circuit.end()
+
+    # ---- building
+
+    def _build_missing(self) -> None:
+        with self._changed:
+            self._waiting = [wish for wish in self._waiting if not wish.settled]
+            unused = sum(circuit.isolation is None for circuit in self._circuits)
+            wanted = len({wish.isolation for wish in self._waiting}) + SPARE - unused
+            count = 0 if self._closed else min(wanted, MAX_BUILDING) - self._building
+            threads = [
+                threading.Thread(target=self._run, name="builder", daemon=True) for _ in range(max(0, count))
+            ]
+            self._building += len(threads)
+            self._builders.update(threads)
+        for thread in threads:
+            thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._build_one()
+        except Exception:
+            _logger.exception("internal error while building a circuit")
+        finally:
+            with self._changed:
+                self._building -= 1
+                self._builders.discard(threading.current_thread())
+        self._serve_waiting()
+
+    def _build_one(self) -> None:
+        pause = RETRY_PAUSES[min(self._failures, len(RETRY_PAUSES) - 1)]
+        with self._changed:
+            if pause:
+                self._changed.wait_for(lambda: self._closed, pause)
+            if self._closed:
+                return
+            wish = next((wish for wish in self._waiting if not wish.settled), None)
+        try:
+            circuit = self._build(wish)
+        except (Closed, ProtocolError, DirectoryError) as error:
+            self._failed(error, wish)
+            return
+        with self._changed:
+            self._failures = 0
+            gone = self._closed or circuit.closed
+            if not gone:
+                self._circuits.append(circuit)
+            self._changed.notify_all()
+        if gone:
+            circuit.end()
+
+    def _build(self, wish: Wish | None) -> ClientCircuit:
+        path = self._choose(wish)
+        if path.warning is not None:
+            self._warn(path.warning)
+        first = path.relays[0].descriptor
+        deadline = Deadline(BUILD_TIMEOUT)
+        done = 0
+        try:
+            link = self._links.obtain((first.address.host, first.address.port), first.identity, deadline)
+            circuit = ClientCircuit(path.relays, self._wishes.suite, link, self._links, self._pump)
+            circuit.on_end = self._ended
+            circuit.on_progress = lambda hops: self._on_hop(hops, len(path.relays))
+            circuit.retry = self.assign
+            try:
+                circuit.build(deadline)
+            finally:
+                done = circuit.hops_done
+        except (Closed, AuthenticationFailed):
+            self._suspect(path.relays[min(done, len(path.relays) - 1)])
+            raise
+        return circuit
+
+    def _choose(self, wish: Wish | None) -> Path:
+        """A path that avoids suspected relays unless it would be too short without them."""
+        now = monotonic()
+        with self._changed:
+            self._avoid = {identity: until for identity, until in self._avoid.items() if until > now}
+            avoid = set(self._avoid)
+        relays = list(self._relays())
+        port = wish.port if wish is not None else None
+        refused = wish.avoid if wish is not None else set()
+        hops = draw_hops(self._wishes.fewest, self._wishes.most)
+        if refused or avoid:
+            try:
+                path = choose_path(relays, hops, port, exclude=avoid | refused)
+                if len(path.relays) >= self._wishes.fewest:
+                    return Path(path.relays)
+            except DirectoryError:
+                pass  # then with all relays, and the error, if any, is the user's to see
+        return choose_path(relays, hops, port, exclude=refused)
+
+    def _suspect(self, entry: RelayEntry) -> None:
+        with self._changed:
+            self._avoid[entry.descriptor.identity] = monotonic() + AVOID
+
+    def _failed(self, error: Exception, wish: Wish | None) -> None:
+        _logger.debug("a circuit was not built: %s", error)
+        with self._changed:
+            self._failures += 1
+            self._last_error = error
+            self._changed.notify_all()
+        self._refresh()
+        if wish is not None and isinstance(error, DirectoryError):
+            relays = list(self._relays())
+            if relays and not any(wish.fits(entry.descriptor) for entry in relays):
+                wish.fail(EndReason.POLICY)
+
+    def _serve_waiting(self) -> None:
+        with self._changed:
+            waiting, self._waiting = self._waiting, []
+        for wish in waiting:
+            self.assign(wish)
+        if not waiting and not self._closed:
+            self._build_missing()
+
+    def _ended(self, circuit: ClientCircuit) -> None:
+        """A circuit ended; on its link's reader, so nothing here waits."""
+        with self._changed:
+            if circuit not in self._circuits:
+                return
+            self._circuits.remove(circuit)
+        if circuit.ended_by not in (DestroyReason.FINISHED, None):
+            self._refresh()
+        self._build_missing()

@@ -1,0 +1,191 @@
+"""The proxy port: SOCKS5, SOCKS4a and HTTP CONNECT on one port, each request a stream of the network.
+
+The program's socket is handed to the stream as it is. Names go to the exit: this process resolves none. User and
+password of a request are its isolation key: requests with different ones never share a circuit.
+"""
+
+import logging
+import socket
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Protocol as TypingProtocol
+
+from common.directory.addresses import Address
+from common.errors import ConfigError, EndReason
+from common.net.plug import Plug
+from common.net.pump import Pump, Timer
+from common.roles.wish import Opening, Question
+from common.wire.http_connect import HttpHandshake, detect
+from common.wire.messages import BeginFlags, IPAddress
+from common.wire.socks import UNBOUND, Credentials, Fail, Handshake, Protocol, ProxyCommand, Request, Send
+
+HANDSHAKE_TIME = 30.0  # seconds a program may take to say what it wants: some wait for a person's password
+_BACKLOG = 1_024  # connections the kernel keeps while the pump is busy: a browser opens dozens at once
+_READ = 4_096  # bytes of handshake read at once
+
+_logger = logging.getLogger(__name__)
+
+
+class Streams(TypingProtocol):
+    """What the proxy needs of a client."""
+
+    pump: Pump
+
+    def open(self, opening: Opening) -> None:
+        """Opens a stream; never waits."""
+
+    def ask(self, question: Question) -> None:
+        """Looks a name up at an exit; never waits."""
+
+
+class Proxy:
+    """Listens from its construction on; serves from `start` to `stop`."""
+
+    def __init__(self, streams: Streams, listen: Address, required: Credentials | None = None) -> None:
+        """`required`: user and password every program must give. Raises `ConfigError` when it cannot listen."""
+        self._streams = streams
+        self._required = required
+        self._sock = _listen(listen)
+        self.address = Address(*self._sock.getsockname()[:2])
+        self._stop: Callable[[], None] = self._sock.close
+
+    def start(self) -> None:
+        """Serves on the client's pump."""
+        self._stop = self._streams.pump.listen(self._sock, self._accepted)
+
+    def stop(self) -> None:
+        """Accepts no more; streams go on."""
+        self._stop()
+
+    def _accepted(self, sock: socket.socket) -> None:
+        _Conversation(self._streams, self._required).begin(sock)
+
+
+def _listen(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        why = (error.strerror or str(error)).lower()
+        raise ConfigError(f"cannot listen on {address}: {why}; choose another port with --listen") from None
+    return sock
+
+
+class _Conversation:
+    """One program's connection until its stream is open: a `PlugOwner`. The pump's thread, but for answers."""
+
+    def __init__(self, streams: Streams, required: Credentials | None) -> None:
+        self._streams = streams
+        self._required = required
+        self._handshake: Handshake | HttpHandshake | None = None
+        self._asked = False
+        self._timer: Timer | None = None
+        self._plug: Plug | None = None
+
+    def begin(self, sock: socket.socket) -> None:
+        """Takes the socket the pump accepted."""
+        self._timer = self._streams.pump.call_later(HANDSHAKE_TIME, self._too_slow)
+        self._plug = self._streams.pump.attach(sock, self)
+
+    # ---- PlugOwner
+
+    def plug_connected(self, plug: Plug) -> None:
+        """Accepted sockets are connected."""
+
+    def plug_wants(self, plug: Plug) -> int:
+        """Nothing after the request: that is for the stream."""
+        return 0 if self._asked else _READ
+
+    def plug_received(self, plug: Plug, data: bytes) -> None:
+        """A piece of the handshake."""
+        if self._handshake is None:
+            protocol = detect(data[0])
+            if protocol is None:
+                self._end(plug)
+                return
+            make = HttpHandshake if protocol is Protocol.HTTP else Handshake
+            self._handshake = make(self._required)
+        for step in self._handshake.receive(data):
+            match step:
+                case Send(answer):
+                    plug.write(answer)
+                case Fail(answer, why):
+                    _logger.debug("a program's request was refused: %s", why)
+                    plug.write(answer)
+                    self._end(plug)
+                case Request():
+                    self._asked = True
+                    self._cancel_timer()
+                    self._serve(plug, self._handshake, step)
+
+    def plug_ended(self, plug: Plug) -> None:
+        """The program left in the middle of its handshake."""
+        self._end(plug)
+
+    def plug_drained(self, plug: Plug, count: int) -> None:
+        """Answers are short."""
+
+    def plug_failed(self, plug: Plug, error: OSError) -> None:
+        """The program is gone."""
+        self._cancel_timer()
+
+    # ---- helpers
+
+    def _serve(self, plug: Plug, handshake: Handshake | HttpHandshake, request: Request) -> None:
+        isolation = ("proxy", *(request.isolation or ()))
+
+        def refused(reason: EndReason) -> None:
+            plug.write(handshake.refused(reason))
+            plug.close()
+
+        def resolved(reason: EndReason, addresses: tuple[IPAddress, ...]) -> None:
+            if not addresses:
+                refused(reason)
+                return
+            plug.write(handshake.granted((str(addresses[0]), 0)))
+            plug.close()
+
+        match request.command:
+            case ProxyCommand.CONNECT:
+                self._streams.open(
+                    Opening(
+                        request.host,
+                        request.port,
+                        plug,
+                        answered=lambda _address: handshake.granted(UNBOUND),
+                        refused=refused,
+                        broken=lambda _reason: None,
+                        isolation=isolation,
+                        flags=_flags(request),
+                        first=request.rest,
+                    )
+                )
+            case ProxyCommand.RESOLVE:
+                self._streams.ask(Question(request.host, resolved, isolation))
+            case _:
+                plug.write(handshake.unsupported())
+                plug.close()
+
+    def _too_slow(self) -> None:
+        if self._plug is not None:
+            self._plug.abort()
+
+    def _end(self, plug: Plug) -> None:
+        self._asked = True
+        self._cancel_timer()
+        plug.close()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _flags(request: Request) -> BeginFlags:
+    """A literal address says by itself which family is meant."""
+    if not request.literal_ip:
+        return BeginFlags.ANY
+    return BeginFlags.IPV4_ONLY if ip_address(request.host).version == 4 else BeginFlags.IPV6_ONLY

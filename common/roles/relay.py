@@ -1,0 +1,143 @@
+"""The relay: accepts links, answers CREATE, extends circuits by links of its own, and is an exit.
+
+A relay knows of a circuit the link before it and the link after it, and nothing else.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from common.circuit.actions import ExtendTo
+from common.circuit.hop import Hop
+from common.crypto.handshake import answer
+from common.directory.addresses import Address
+from common.directory.exit_policy import ExitPolicy
+from common.errors import AuthenticationFailed, Closed, DestroyReason, Malformed, TooLarge
+from common.net.deadline import Deadline
+from common.net.link import Link
+from common.net.listener import Listener
+from common.net.pump import Pump
+from common.net.tls import server_context
+from common.roles.exit import Exit
+from common.roles.limits import TokenBucket
+from common.roles.links import Links, Touched
+from common.roles.relay_circuit import RelayCircuit
+from common.wire.cells import Command
+
+DIAL_TIMEOUT = 10.0  # seconds to reach the next relay; a client gives a circuit about as long
+MAX_DIALS = 128  # links being dialled at a time: each is a short-lived thread
+CREATE_RATE, CREATE_BURST = 1_000, 2_000  # per link: a handshake costs 0.3 ms of this relay's time
+BEGIN_RATE, BEGIN_BURST = 5_000, 10_000  # per link, which many clients' circuits may share
+IDLE_CHECK = 30.0  # seconds between looks for links that nobody uses
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RelayIdentity:
+    """What a relay proves itself by: its public identity (32 bytes) and the PEM files of its certificate."""
+
+    public: bytes
+    certificate: Path
+    key: Path
+
+
+class Relay:
+    """A relay without its registration: `start`, `address`, `stop`."""
+
+    def __init__(
+        self,
+        identity: RelayIdentity,
+        onion_keys: Callable[[], Mapping[bytes, X25519PrivateKey]],
+        listen: Address,
+        policy: ExitPolicy,
+        network_ports: Iterable[Address] = (),
+    ) -> None:
+        """`onion_keys`: public to secret, those accepted now. Raises `ConfigError` when it cannot listen."""
+        self._identity = identity
+        self._onion_keys = onion_keys
+        self.pump = Pump("streams")
+        self.links = Links(self._new_circuit)
+        context = server_context(identity.certificate, identity.key)
+        self._listener = Listener((listen.host, listen.port), context, self.links, self._add_link)
+        self.address = Address(*self._listener.address)
+        self._exit = Exit(self.pump, policy, [*network_ports, self.address])
+        self._dials = threading.BoundedSemaphore(MAX_DIALS)
+        self._buckets: dict[Link, tuple[TokenBucket, TokenBucket]] = {}
+
+    def start(self) -> None:
+        """Starts listening."""
+        self.pump.start()
+        self._listener.start()
+        self.pump.call_later(IDLE_CHECK, self._check_idle)
+
+    def stop(self, deadline: Deadline) -> None:
+        """Stops listening, gives what is queued to the kernel, ends everything; nothing is left running."""
+        self._listener.close(deadline)
+        self.links.close(deadline)
+        self._exit.close()
+        self.pump.stop(deadline)
+
+    def _check_idle(self) -> None:
+        self.links.close_idle()
+        self._buckets = {link: buckets for link, buckets in self._buckets.items() if not link.closed}
+        self.pump.call_later(IDLE_CHECK, self._check_idle)
+
+    # ---- links: the listener's threads
+
+    def _add_link(self, link: Link) -> None:
+        self._buckets[link] = TokenBucket(CREATE_RATE, CREATE_BURST), TokenBucket(BEGIN_RATE, BEGIN_BURST)
+        try:
+            self.links.add(link)
+        except Closed:
+            self._buckets.pop(link, None)
+
+    # ---- circuits: a link's reader
+
+    def _new_circuit(self, link: Link, circuit_id: int, body: bytes, touched: Touched) -> RelayCircuit:
+        creates, begins = self._buckets[link]
+        if not creates.take():
+            raise TooLarge("too many CREATE")
+        created, keys = answer(body, self._identity.public, self._onion_keys())
+        hop = Hop(self._identity.public, keys)
+        circuit = RelayCircuit(hop, link, circuit_id, self.links, self._exit)
+        circuit.dial = self._extend
+        circuit.may_begin = begins.take
+        link.queue(circuit_id, Command.CREATED, created)
+        touched.add(link)
+        return circuit
+
+    def _extend(self, circuit: RelayCircuit, action: ExtendTo, _touched: Touched) -> None:
+        """By a link that is up at once, else on a short-lived thread: a reader never waits."""
+        link = self.links.find(action.identity)
+        if link is not None:
+            self._extend_by(circuit, link, action.create)
+        elif self._dials.acquire(blocking=False):
+            dial = partial(self._dial, circuit, action)
+            threading.Thread(target=dial, name="dial", daemon=True).start()
+        else:
+            raise TooLarge("too many links being dialled")
+
+    def _dial(self, circuit: RelayCircuit, action: ExtendTo) -> None:
+        try:
+            link = self.links.obtain((action.host, action.port), action.identity, Deadline(DIAL_TIMEOUT))
+        except (Closed, AuthenticationFailed, Malformed) as error:
+            _logger.debug("cannot extend: %s", error)
+            circuit.end(DestroyReason.UNREACHABLE)
+            return
+        finally:
+            self._dials.release()
+        self._extend_by(circuit, link, action.create)
+
+    def _extend_by(self, circuit: RelayCircuit, link: Link, create: bytes) -> None:
+        try:
+            circuit.extend_by(link, create)
+        except Closed:
+            circuit.end(DestroyReason.UNREACHABLE)
+        except TooLarge:
+            circuit.end(DestroyReason.LIMIT)

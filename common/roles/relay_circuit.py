@@ -1,0 +1,136 @@
+"""A circuit as a relay sees it: the link it came from, and the link or streams it goes on by."""
+
+import logging
+from collections.abc import Callable
+from time import monotonic
+
+from common.circuit.actions import Action, ExtendTo, LookUp, OpenTarget, PassOn
+from common.circuit.hop import Hop
+from common.errors import DestroyReason, EndReason, Unexpected
+from common.net.link import Link
+from common.roles.circuit_end import CircuitEnd
+from common.roles.exit import TTL, Exit, ExitStream
+from common.roles.links import Links, Touched
+from common.wire.cells import Command
+from common.wire.messages import BeginFlags, IPAddress
+
+_logger = logging.getLogger(__name__)
+
+
+class RelayCircuit(CircuitEnd):
+    """The `CircuitSide` of the link that the circuit came from; `_Next` is the other."""
+
+    def __init__(self, hop: Hop, link: Link, circuit_id: int, links: Links, exit_: Exit) -> None:
+        super().__init__(hop, link, circuit_id)
+        self.hop = hop
+        self._links = links
+        self._exit = exit_
+        self._next: tuple[Link, int] | None = None
+        self.dial: Callable[[RelayCircuit, ExtendTo, Touched], None] = _no_dial
+        self.may_begin: Callable[[], bool] = lambda: True
+
+    # ---- from the client's side
+
+    def cell(self, command: int, body: bytes, touched: Touched) -> None:
+        """RELAY: one layer comes off."""
+        if command != Command.RELAY:
+            raise Unexpected("CREATED from the client's side")
+        with self.lock:
+            actions = self.hop.receive_forward(body, monotonic())
+            if self.queue_cells():
+                touched.add(self.link)
+        for action in actions:
+            self._perform(action, touched)
+
+    def failed(self, reason: DestroyReason, touched: Touched) -> None:
+        """The client's side is over: so is the rest."""
+        self.close_streams(EndReason.CIRCUIT_CLOSED)
+        following = self._next
+        if following is not None:
+            self._links.destroy(*following, reason)
+
+    def _perform(self, action: Action, touched: Touched) -> None:
+        match action:
+            case PassOn(body):
+                assert self._next is not None
+                link, circuit_id = self._next
+                link.queue(circuit_id, Command.RELAY, body)
+                touched.add(link)
+            case ExtendTo():
+                self.dial(self, action, touched)
+            case OpenTarget(stream_id, host, port, flags):
+                self._open(stream_id, host, port, flags)
+            case LookUp(stream_id, host):
+                self._exit.look_up(
+                    host, BeginFlags.ANY, lambda found, reason: self._resolved(stream_id, found, reason)
+                )
+            case _:
+                self.perform(action, touched)
+
+    def _open(self, stream_id: int, host: str, port: int, flags: BeginFlags) -> None:
+        if not self.may_begin():
+            self.reset(stream_id, EndReason.LIMIT)
+            return
+        stream = ExitStream(self, stream_id, self._exit, port)
+        with self.lock:
+            self.attachments[stream_id] = stream
+        self._exit.look_up(host, flags, stream.dial)
+
+    def _resolved(self, stream_id: int, found: list[IPAddress], reason: EndReason) -> None:
+        with self.lock:
+            if self.closed:
+                return
+            self.endpoint.resolved(stream_id, reason, tuple(found), TTL)
+            self.queue_cells()
+        self.link.flush()
+
+    # ---- to the next relay
+
+    def extend_by(self, link: Link, create: bytes) -> None:
+        """Asks the next relay, over a link to it that is up; raises `Closed` or `TooLarge`."""
+        circuit_id = self._links.register(link, _Next(self))
+        with self.lock:
+            self._next = (link, circuit_id)
+            gone = self.closed
+        if gone:
+            self._links.destroy(link, circuit_id, DestroyReason.FINISHED)
+            return
+        link.send(circuit_id, Command.CREATE, create)
+
+    def end(self, reason: DestroyReason) -> None:
+        """Ends the circuit in both directions; any thread."""
+        self._links.destroy(self.link, self.circuit_id, reason)
+        self.failed(reason, set())
+
+
+class _Next:
+    """The `CircuitSide` of the link that the circuit goes on by."""
+
+    def __init__(self, circuit: RelayCircuit) -> None:
+        self._circuit = circuit
+
+    def cell(self, command: int, body: bytes, touched: Touched) -> None:
+        """CREATED ends the extension; RELAY gets one layer more."""
+        circuit = self._circuit
+        with circuit.lock:
+            if circuit.closed:
+                return
+            if command == Command.CREATED:
+                circuit.hop.extended(body)
+                circuit.queue_cells()
+            else:
+                circuit.link.queue(circuit.circuit_id, Command.RELAY, circuit.hop.receive_backward(body))
+        touched.add(circuit.link)
+
+    def failed(self, reason: DestroyReason, touched: Touched) -> None:
+        """The far side is over: tell the client's."""
+        circuit = self._circuit
+        circuit.close_streams(EndReason.CIRCUIT_CLOSED)
+        circuit._links.destroy(circuit.link, circuit.circuit_id, reason)
+
+    def drained(self) -> None:
+        """What is passed on is bounded by the circuit's window; there is no source here to stop."""
+
+
+def _no_dial(_circuit: RelayCircuit, _action: ExtendTo, _touched: Touched) -> None:
+    raise AssertionError("the relay sets this")

@@ -1,0 +1,159 @@
+"""What somebody asked of the network, a stream or a look-up, from the wish until the answer.
+
+Until then nothing was promised to the application, so it may move from a circuit that dies, or whose exit refuses,
+to another. `settle` decides exactly once how it ends: answered, refused, too late or given up.
+"""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from common.directory.descriptor import Descriptor
+from common.errors import EndReason
+from common.net.plug import Plug
+from common.net.pump import Timer
+from common.wire.messages import BeginFlags, IPAddress
+
+if TYPE_CHECKING:
+    from common.roles.client_circuit import ClientCircuit
+
+MAX_TRIES = 4  # circuits per stream: the application has its own patience, and exits are no port scanners
+RETRIED = frozenset({EndReason.POLICY, EndReason.LIMIT, EndReason.INTERNAL, EndReason.CIRCUIT_CLOSED})
+
+_WEB_PORTS = (80, 443)
+
+Isolation = tuple[str, ...]
+Answer = Callable[[EndReason, tuple[IPAddress, ...]], None]
+
+
+class Wish(ABC):
+    """What streams and look-ups have in common: their isolation, their tries, and one end."""
+
+    def __init__(self, isolation: Isolation) -> None:
+        self.isolation = isolation
+        self.tries = 0
+        self.avoid: set[bytes] = set()  # identities of exits that refused
+        self.timer: Timer | None = None
+        self._settled = False
+        self._lock = threading.Lock()  # guards `_settled`
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is over."""
+        return self._settled
+
+    @property
+    @abstractmethod
+    def port(self) -> int | None:
+        """What the exit must let out to, where that matters."""
+
+    def settle(self) -> bool:
+        """True for the first caller, who then tells the application; False for all others."""
+        with self._lock:
+            first, self._settled = not self._settled, True
+        if first and self.timer is not None:
+            self.timer.cancel()
+        return first
+
+    def fail(self, reason: EndReason) -> None:
+        """Ends it without an answer, unless it is settled."""
+        if self.settle():
+            self._refuse(reason)
+
+    @abstractmethod
+    def fits(self, exit_: Descriptor) -> bool:
+        """Whether an exit says that it serves this."""
+
+    @abstractmethod
+    def begin_on(self, circuit: "ClientCircuit") -> None:
+        """Asks the circuit's exit; raises `Closed` or `TooLarge`."""
+
+    @abstractmethod
+    def _refuse(self, reason: EndReason) -> None:
+        """Tells the application."""
+
+
+class Opening(Wish):
+    """A stream asked for."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        plug: Plug,
+        answered: Callable[[IPAddress], bytes],
+        refused: Callable[[EndReason], None],
+        broken: Callable[[EndReason], None],
+        isolation: Isolation = (),
+        flags: BeginFlags = BeginFlags.ANY,
+        first: bytes = b"",
+    ) -> None:
+        """`plug` is the application's socket, not read from before the target answers.
+
+        `answered` gives the bytes to tell the application first; `refused` hears why there will be no stream;
+        `broken` hears that the open stream ended with an error. `first`: what the application has said already.
+        """
+        super().__init__(isolation)
+        self.host = host
+        self.plug = plug
+        self.answered = answered
+        self.broken = broken
+        self.flags = flags
+        self.first = first
+        self._port = port
+        self._refuse_stream = refused
+
+    @property
+    def port(self) -> int:
+        """The target's."""
+        return self._port
+
+    def fits(self, exit_: Descriptor) -> bool:
+        """Judged by the address when the host is one, else by the port."""
+        if exit_.identity in self.avoid:
+            return False
+        try:
+            address = ip_address(self.host)
+        except ValueError:
+            return exit_.policy.may_allow_port(self.port)
+        return exit_.policy.allows(address, self.port)
+
+    def begin_on(self, circuit: "ClientCircuit") -> None:
+        """See `Wish`."""
+        circuit.begin(self)
+
+    def _refuse(self, reason: EndReason) -> None:
+        self._refuse_stream(reason)
+
+
+class Question(Wish):
+    """A name to look up."""
+
+    def __init__(self, host: str, done: Answer, isolation: Isolation = ()) -> None:
+        """`done` hears the reason and the addresses, on the thread where the answer arrives."""
+        super().__init__(isolation)
+        self.host = host
+        self._done = done
+
+    @property
+    def port(self) -> int | None:
+        """None: any exit will do."""
+        return None
+
+    def fits(self, exit_: Descriptor) -> bool:
+        """Relays that let nothing out look nothing up either."""
+        return exit_.identity not in self.avoid and any(map(exit_.policy.may_allow_port, _WEB_PORTS))
+
+    def begin_on(self, circuit: "ClientCircuit") -> None:
+        """See `Wish`."""
+        circuit.resolve(self)
+
+    def answer(self, reason: EndReason, addresses: tuple[IPAddress, ...]) -> None:
+        """The exit's answer."""
+        if self.settle():
+            self._done(reason, addresses)
+
+    def _refuse(self, reason: EndReason) -> None:
+        self._done(reason, ())

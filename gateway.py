@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+"""The directory gateway: `gateway.py --config FILE`, or `gateway.py --help`."""
+
+import logging
+import sys
+
+from common.ops import lifecycle, logs
+from common.ops.config import load
+from common.ops.keystore import load_or_create_identity
+from common.roles.gateway import Gateway
+
+
+def run() -> int:
+    """Builds the gateway, serves until a signal, exits."""
+    config = load("gateway", sys.argv[1:])
+    logs.set_up("gateway", config.log_level)
+    lifecycle.raise_file_limit()
+    identity = load_or_create_identity(config.state / "keys")
+    gateway = Gateway(
+        [config.listen],
+        identity.private_key,
+        identity.certificate,
+        identity.key,
+        network=config.network,
+        state_dir=config.state,
+    )
+    with lifecycle.Signals() as signals:
+        gateway.start()
+        try:
+            with lifecycle.ready(config.state, str(gateway.address), identity.public):
+                logging.info("listening on %s, key %s", gateway.address, identity.public.hex())
+                signals.stop.wait()
+        finally:
+            gateway.stop()
+    return signals.exit_code
+
+
+if __name__ == "__main__":
+    lifecycle.main(run)

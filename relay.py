@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""A relay: `relay.py --config FILE`, or `relay.py --help`."""
+
+import logging
+import sys
+
+from common.ops import lifecycle, logs
+from common.ops.config import load
+from common.ops.keystore import load_or_create_identity
+from common.roles.listed_relay import ListedRelay
+
+STOP_TIMEOUT = 5.0  # seconds in which what is queued may still leave
+
+
+def run() -> int:
+    """Builds the relay, serves until a signal, unregisters, exits."""
+    config = load("relay", sys.argv[1:])
+    logs.set_up(config.nickname, config.log_level)
+    lifecycle.raise_file_limit()
+    keys = config.state / "keys"
+    identity = load_or_create_identity(keys)
+    relay = ListedRelay(
+        identity,
+        keys,
+        config.listen,
+        config.advertise,
+        [(gateway.address, gateway.key) for gateway in config.gateways],
+        network=config.network,
+        nickname=config.nickname,
+        exit_policy=config.exit_policy,
+    )
+    with lifecycle.Signals() as signals:
+        relay.start()
+        try:
+            with lifecycle.ready(config.state, str(relay.address), identity.public):
+                logging.info("relay %s listens on %s", config.nickname, relay.address)
+                signals.stop.wait()
+        finally:
+            relay.stop(STOP_TIMEOUT)
+    return signals.exit_code
+
+
+if __name__ == "__main__":
+    lifecycle.main(run)

@@ -1,0 +1,72 @@
+"""What many tests share: cutting bytes three ways, a clock that only tests move, one unit of time."""
+
+from collections.abc import Callable, Iterable, Iterator
+from random import Random
+from typing import Protocol, TypeVar
+
+import pytest
+
+from common.errors import OnionError
+
+MS = 0.001  # every timeout in a test is a multiple of this
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Feed(Protocol[T_co]):
+    """Something that takes bytes however they are cut and returns what they complete."""
+
+    def __call__(self, data: bytes, /) -> Iterable[T_co]: ...
+
+
+class FakeClock:
+    """A monotonic clock in seconds: call it for now, `advance` to move it."""
+
+    def __init__(self, now: float = 1_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> float:
+        """Moves on and returns the new time."""
+        assert seconds >= 0
+        self.now += seconds
+        return self.now
+
+
+def feed_three_ways(make: Callable[[], Feed[T_co]], data: bytes, expected: list[T_co], trailing: bytes = b"") -> None:
+    """Whole, byte by byte, and with `trailing` bytes that complete nothing: the same comes out."""
+    assert list(make()(data)) == expected
+    feed = make()
+    assert [item for byte in data for item in feed(bytes([byte]))] == expected
+    feed = make()
+    assert [*feed(data + trailing), *feed(b"")] == expected
+
+
+def refused_three_ways(make: Callable[[], Feed[object]], data: bytes, error: type[OnionError]) -> None:
+    """Whole, byte by byte, and with trailing bytes: the same error, at the latest with the last byte."""
+    for pieces in ([data], [bytes([byte]) for byte in data], [data + bytes(100)]):
+        feed = make()
+        with pytest.raises(error):
+            for piece in pieces:
+                list(feed(piece))
+
+
+def flip(data: bytes, at: int, bit: int = 0) -> bytes:
+    """`data` with one bit of byte `at` changed."""
+    changed = bytearray(data)
+    changed[at] ^= 1 << bit
+    return bytes(changed)
+
+
+def flips(data: bytes, random: Random, count: int) -> Iterator[bytes]:
+    """`data` with one bit changed: at every byte of the first and last 100, then at `count` random places."""
+    edges = {at for at in range(len(data)) if at < 100 or at >= len(data) - 100}
+    for at in [*sorted(edges), *(random.randrange(len(data)) for _ in range(count))]:
+        yield flip(data, at, random.randrange(8))
+
+
+def blocks(data: bytes, size: int = 16) -> set[bytes]:
+    """Every run of `size` bytes in `data`, at any offset."""
+    return {data[at : at + size] for at in range(len(data) - size + 1)}

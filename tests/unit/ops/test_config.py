@@ -1,0 +1,199 @@
+"""Configuration: one table drives four sources, and whatever is wrong is said in one sentence."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from common.crypto.handshake import Suite
+from common.directory.addresses import Address
+from common.errors import ConfigError
+from common.ops.config import PROJECT, ClientCommand, build_parser, load, load_client
+from common.ops.options import OPTIONS, GatewayPin, example
+
+KEY = "ab" * 32
+PIN = GatewayPin(Address("127.0.0.1", 9000), bytes.fromhex(KEY))
+GATEWAY = ["--gateway", "127.0.0.1:9000", "--gateway-key", KEY]
+RELAY = [*GATEWAY, "--nickname", "relay1"]
+
+
+def toml(folder: Path, text: str, name: str = "relay.toml") -> str:
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def relay_error(argv: list[str], environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load("relay", argv, environ or {})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("role", ["gateway", "relay", "client"])
+def test_shipped_examples_hold_every_option_at_its_default(role: str) -> None:
+    text = (PROJECT / "docs" / "examples" / f"{role}.toml").read_text()
+    assert text == example(role)
+    assert tomllib.loads(text) == {}
+    settings = [line[2:] for line in text.splitlines() if line.startswith("# ") and " = " in line and "as in" not in line]
+    assert tomllib.loads("\n".join(settings)) == {option.name: option.default for option in OPTIONS[role]}
+
+
+def test_defaults() -> None:
+    gateway = load("gateway", [], {})
+    assert (gateway.listen, gateway.state, gateway.log_level) == (Address("127.0.0.1", 9000), Path("gateway-state"), "info")
+    relay = load("relay", RELAY, {})
+    assert relay.advertise is None
+    assert relay.exit_policy == "default"
+    client = load("client", GATEWAY, {})
+    assert client.hops == (3, 5)
+    assert client.suite is Suite.FERNET
+    assert client.gateways == (PIN,)
+    assert client.socks_listen == Address("127.0.0.1", 9050)
+
+
+def test_command_line_over_environment_over_file_over_default(tmp_path: Path) -> None:
+    path = toml(tmp_path, 'listen = "127.0.0.1:1"\nnickname = "file"\nlog_level = "error"\nstate = "keys"')
+    environ = {"TOR_NETWORK_NICKNAME": "environment", "TOR_NETWORK_LOG_LEVEL": "warning"}
+    config = load("relay", ["--config", path, "--log-level", "debug", *GATEWAY], environ)
+    assert config.listen == Address("127.0.0.1", 1)
+    assert config.nickname == "environment"
+    assert config.log_level == "debug"
+    assert config.network == "private"
+    assert config.state == tmp_path / "keys", "paths in a file are relative to it"
+
+
+def test_gateways_from_each_source(tmp_path: Path) -> None:
+    path = toml(tmp_path, f'gateways = [{{ address = "127.0.0.1:9000", key = "{KEY}" }}]', "client.toml")
+    assert load("client", ["--config", path], {}).gateways == (PIN,)
+    other = GatewayPin(Address("::1", 9), bytes.fromhex("cd" * 32))
+    environ = {"TOR_NETWORK_GATEWAYS": f"127.0.0.1:9000={KEY}, [::1]:9={'cd' * 32}"}
+    assert load("client", [], environ).gateways == (PIN, other)
+    argv = [*GATEWAY, "--gateway", "[::1]:9", "--gateway-key", "cd" * 32]
+    assert load("client", argv, environ).gateways == (PIN, other)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('listen = "x:70000"', "relay.toml: listen: 'x:70000' is not host:port (port 0 to 65535)"),
+        ("listen = 5", "relay.toml: listen: 5 is not host:port (port 0 to 65535)"),
+        ('advertise = "x:0"', "relay.toml: advertise: 'x:0' is not host:port (port 1 to 65535)"),
+        ('lissten = "x:1"', "relay.toml: lissten: unknown option; did you mean listen?"),
+        ("qqq = 1", "relay.toml: qqq: unknown option; known are advertise, exit_policy"),
+        ('nickname = "a b"', "relay.toml: nickname: 'a b' is not a name of 1 to 19 letters"),
+        ('log_level = "loud"', "relay.toml: log_level: 'loud' is not one of debug, info, warning, error"),
+        ("network = true", "relay.toml: network: True is not a name of"),
+        ('state = ""', "relay.toml: state: '' is not the path of a folder"),
+        ('exit_policy = "maybe"', "relay.toml: exit_policy: 'maybe' is not an exit policy: "),
+        ("exit_policy = []", "relay.toml: exit_policy: [] is not a text of rules"),
+        ("gateways = 1", "relay.toml: gateways: 1 is not a list like [{"),
+        ('gateways = [{ address = "a:1" }]', "is not a list like [{"),
+        ('gateways = [{ address = "a:1", key = "12" }]', "is not a key: 64 hex digits"),
+        ("listen =", "relay.toml: not a TOML file: "),
+        ("\udcff", "relay.toml: not a TOML file: "),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert sentence in relay_error(["--config", str(path)])
+
+
+def test_what_is_wrong_elsewhere_is_named(tmp_path: Path) -> None:
+    assert relay_error(["--listen", "x", *RELAY]).startswith("command line: --listen: 'x' is not host:port")
+    assert "command line: --lissten: unknown option; did you mean --listen?" in relay_error(["--lissten", "x"])
+    assert relay_error(["--listen"]).startswith("command line: argument --listen: expected one argument")
+    assert "--gateway: 1 given with 0 --gateway-key" in relay_error(["--gateway", "a:1"])
+    assert "TOR_NETWORK_LISTEN: 'x' is not host:port" in relay_error(RELAY, {"TOR_NETWORK_LISTEN": "x"})
+    assert "did you mean TOR_NETWORK_LISTEN?" in relay_error(RELAY, {"TOR_NETWORK_LISTN": "a:1"})
+    assert "cannot be read: No such file" in relay_error(["--config", str(tmp_path / "none.toml")])
+    assert "each key stands once" in relay_error([*RELAY, *GATEWAY])
+
+
+def test_what_must_be_set_is_asked_for() -> None:
+    assert relay_error(GATEWAY) == "relay: nickname: not set; give --nickname NAME, or --config FILE with it"
+    assert relay_error([]).startswith("relay: gateways: not set; give --gateway H:P with --gateway-key HEX")
+    assert relay_error(["--listen", "0.0.0.0:9001", *RELAY]).startswith("relay: advertise: not set, and nobody can dial")
+    argv = ["--listen", "0.0.0.0:9001", "--advertise", "relay.example.org:9001", *RELAY]
+    assert load("relay", argv, {}).advertise == Address("relay.example.org", 9001)
+
+
+def test_options_of_other_roles_in_the_environment_are_not_errors() -> None:
+    assert load("gateway", [], {"TOR_NETWORK_HOPS": "4", "TOR_NETWORK_CONFIG": "/nowhere"}).network == "private"
+
+
+@pytest.mark.parametrize(("text", "hops"), [("1", (1, 1)), ("3-5", (3, 5)), ("8", (8, 8)), ("1-8", (1, 8))])
+def test_hops(text: str, hops: tuple[int, int]) -> None:
+    assert load("client", ["--hops", text, *GATEWAY], {}).hops == hops
+
+
+@pytest.mark.parametrize("text", ["0", "9", "5-3", "3-9", "3-", "-3", "three", "", "3 - 5", "\u0663"])
+def test_hops_that_cannot_be(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a number of relays from 1 to 8, or a range like 3-5"):
+        load("client", [f"--hops={text}", *GATEWAY], {})
+
+
+def test_hops_as_a_number_in_a_file(tmp_path: Path) -> None:
+    assert load("client", ["--config", toml(tmp_path, "hops = 4"), *GATEWAY], {}).hops == (4, 4)
+    with pytest.raises(ConfigError):
+        load("client", ["--config", toml(tmp_path, "hops = true"), *GATEWAY], {})
+
+
+def test_where_a_client_finds_its_file(tmp_path: Path) -> None:
+    def network(argv: list[str], environ: dict[str, str]) -> str:
+        return load_client([*argv, *GATEWAY], environ, home)[0].network
+
+    home = tmp_path / "home"
+    assert network([], {}) == "private"
+    (home / ".network").mkdir(parents=True)
+    toml(home / ".network", 'network = "beside"', "client.toml")
+    variable = {"TOR_NETWORK_CONFIG": toml(tmp_path, 'network = "variable"', "b.toml")}
+    option = ["--config", toml(tmp_path, 'network = "option"', "c.toml")]
+    assert network([], {}) == "beside"
+    assert network([], variable) == "variable"
+    assert network(option, variable) == "option"
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        ([], ClientCommand()),
+        (["web", "https://example.org/", "--print"], ClientCommand("web", "https://example.org/", True)),
+        (["git", "octocat"], ClientCommand("git", "octocat")),
+        (["git", "octocat", "--json"], ClientCommand("git", "octocat", True)),
+        (["server"], ClientCommand("server")),
+        (["path"], ClientCommand("path")),
+        (["status"], ClientCommand("status")),
+        (["relay"], ClientCommand("relay")),
+    ],
+)
+def test_client_commands(argv: list[str], command: ClientCommand) -> None:
+    assert load_client([*GATEWAY, *argv], {})[1] == command
+
+
+def test_client_options_before_and_after_the_command() -> None:
+    config, command = load_client([*GATEWAY, "--hops", "2", "socks", "--listen", "127.0.0.1:0", "--suite", "aes-gcm"], {})
+    assert (config.hops, config.suite, config.socks_listen.port) == ((2, 2), Suite.AES_GCM, 0)
+    assert command == ClientCommand("socks")
+    with pytest.raises(ConfigError, match="invalid choice: 'wbe'"):
+        load_client(["wbe"], {})
+
+
+def test_show_config_names_the_source_of_each_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = toml(tmp_path, 'log_level = "error"')
+    with pytest.raises(SystemExit) as caught:
+        load("relay", ["--show-config", "--config", path, *GATEWAY], {"TOR_NETWORK_NICKNAME": "relay1"})
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert tomllib.loads(out)["gateways"] == [{"address": "127.0.0.1:9000", "key": KEY}]
+    sources = {line.split()[0]: line.rpartition("# ")[2] for line in out.splitlines()}
+    assert sources["log_level"] == path
+    assert sources["gateways"] == "command line"
+    assert sources["nickname"] == "environment"
+    assert sources["listen"] == "default"
+
+
+@pytest.mark.parametrize("role", ["gateway", "relay", "client"])
+def test_help_names_every_option(role: str) -> None:
+    text = build_parser(role).format_help()
+    assert all(option.flag.removesuffix("s") in text for option in OPTIONS[role])

@@ -1,0 +1,127 @@
+"""Signals and exit codes, on real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from common.errors import ConfigError, OnionError
+from common.ops.config import PROJECT
+from common.ops.lifecycle import main, raise_file_limit, ready
+
+DAEMON = """
+import sys
+from common.ops.lifecycle import Signals, main
+def run():
+    with Signals(lambda: print("reload", flush=True)) as signals:
+        print("up", flush=True)
+        signals.stop.wait()
+        print("stopping", flush=True)
+        if "stubborn" in sys.argv:
+            import threading; threading.Event().wait()
+    return signals.exit_code
+main(run)
+"""
+
+
+@contextmanager
+def daemon(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", DAEMON, *arguments]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert line(process) == "up"
+            yield process
+        finally:
+            process.kill()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_one_signal_stops(number: signal.Signals, code: int) -> None:
+    with daemon() as process:
+        process.send_signal(number)
+        assert line(process) == "stopping"
+        assert process.wait(30) == code
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with daemon("stubborn") as process:
+        process.send_signal(signal.SIGTERM)
+        assert line(process) == "stopping"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+
+
+def test_hup_reloads_and_goes_on() -> None:
+    with daemon() as process:
+        for _ in range(2):
+            process.send_signal(signal.SIGHUP)
+            assert line(process) == "reload"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def function() -> int:
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "text"),
+    [
+        (lambda: None, 0, ""),
+        (lambda: 7, 7, ""),
+        (raising(ConfigError("relay.toml: wrong")), 2, "relay.toml: wrong\n"),
+        (raising(OnionError("no way")), 1, "no way\n"),
+        (raising(KeyboardInterrupt()), 130, ""),
+    ],
+)
+def test_exit_codes(
+    function: Callable[[], int | None], code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(function)
+    assert caught.value.code == code
+    assert capsys.readouterr().err == text
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    code = "from common.ops.lifecycle import main; main(lambda: print('x' * 100))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (1, b"")
+
+
+def test_a_bug_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        main(lambda: 1 // 0)
+
+
+def test_ready_says_who_is_where_and_is_removed(tmp_path: Path) -> None:
+    with ready(tmp_path / "state", "127.0.0.1:9", b"\xab" * 32):
+        told = json.loads((tmp_path / "state" / "ready").read_text())
+        assert told == {"pid": os.getpid(), "address": "127.0.0.1:9", "identity": "ab" * 32}
+        assert (tmp_path / "state" / "pid").read_text() == f"{os.getpid()}\n"
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+def test_the_file_limit_is_what_the_system_allows() -> None:
+    code = "import resource; from common.ops.lifecycle import raise_file_limit as r; print(r(), *resource.getrlimit(7))"
+    out = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60).stdout
+    limit, soft, _ = map(int, out.split())
+    assert limit == soft
+    assert raise_file_limit() >= 1024 or limit < 1024
