@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
 """The client: the prompt, `web URL` or `socks`; `client_tor.py --help` lists all."""
 
-import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 
 from common.ops import lifecycle, logs
 from common.ops.config import ClientConfig, load_client
+from common.ops.files import private_folder
 from common.roles.client import Client
 from common.roles.pool import PathWishes
+from common.roles.progress import StartProgress
 from common.roles.prompt import Prompt, show_page
 from common.roles.proxy import Proxy
-from common.roles.web import fetch
+from common.roles.web import complete_url, fetch
 
 
 def run(argv: Sequence[str]) -> int:
@@ -21,42 +23,50 @@ def run(argv: Sequence[str]) -> int:
     config, command = load_client(argv)
     logs.set_up("client", config.log_level)
     lifecycle.raise_file_limit()
+    private_folder(config.state)
     console = Console()
-    client = make_client(config, Console(stderr=True))
     if command.name == "socks":
-        return serve_proxy(client, config, console)
-    with client:
-        if command.name == "web":
-            show_page(console, fetch(client, command.argument), most_lines=None)
-        else:
-            Prompt(client, console).run()
+        return serve_proxy(config, console)
+    if command.name == "web":
+        url = complete_url(command.argument)
+        with running_client(config) as client:
+            show_page(console, fetch(client, url), most_lines=None)
+        return 0
+    with running_client(config) as client:
+        Prompt(client, console).run()
     return 0
 
 
-def make_client(config: ClientConfig, console: Console) -> Client:
-    """A client, inert, that reports its start on `console`."""
+@contextmanager
+def running_client(config: ClientConfig) -> Iterator[Client]:
+    """A client as configured, started, with its progress on standard error."""
+    with StartProgress(Console(stderr=True)) as progress, make_client(config, progress) as client:
+        yield client
+
+
+def make_client(config: ClientConfig, progress: StartProgress) -> Client:
+    """A client as configured, inert."""
     return Client(
-        [(gateway.address, gateway.key) for gateway in config.gateways],
+        config.gateways,
         config.network,
         cache=config.state / "directory.json",
         wishes=PathWishes(*config.hops, config.suite),
-        progress=lambda percent, text: console.print(f"{percent:3d} %  {text}", highlight=False),
-        warn=lambda text: console.print(f"[yellow]warning:[/] {text}", soft_wrap=True),
+        progress=progress,
+        warn=progress.warn,
     )
 
 
-def serve_proxy(client: Client, config: ClientConfig, console: Console) -> int:
-    """The proxy port, until a signal."""
-    proxy = Proxy(client, config.socks_listen)
-    try:
-        with lifecycle.Signals() as signals, client:
+def serve_proxy(config: ClientConfig, console: Console) -> int:
+    """The proxy port, until a signal; a port that is taken is told before anything is started."""
+    with StartProgress(Console(stderr=True)) as progress:
+        client = make_client(config, progress)
+        proxy = Proxy(client, config.socks_listen)
+        with client, lifecycle.Signals() as signals:
             proxy.start()
             console.print(f"proxy port {proxy.address}: SOCKS5, SOCKS4a and HTTP CONNECT; ctrl-c ends it")
-            logging.info("proxy port open")
             signals.stop.wait()
-        return signals.exit_code
-    finally:
-        proxy.stop()
+            proxy.stop()
+    return signals.exit_code
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ Nothing is parsed before 1. Time is an argument.
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,8 +27,8 @@ CLOCK_SKEW = 600.0  # seconds that a client's or relay's clock may be wrong
 MAX_RELAYS = 10_000
 MAX_ENVELOPE = 64 * 2**20  # bytes: 10,000 of the largest descriptors, in base64
 MAX_FLAGS = 8
-MAX_FLAG = 16  # characters
 
+_FLAG = re.compile(r"[a-z-]{1,16}")
 _FIELDS = ("network", "serial", "valid_after", "valid_until", "relays")
 _ENTRY_FIELDS = ("descriptor", "running_since", "round_trip_ms", "flags")
 
@@ -76,7 +77,7 @@ class DirectoryDocument:
 
     @classmethod
     def decode(cls, payload: bytes, known: dict[bytes, Descriptor] | None = None) -> "DirectoryDocument":
-        """The document in a verified payload, all descriptors verified; raises `ProtocolError` or `DirectoryError`.
+        """The document in a verified payload, descriptors and all; raises `ProtocolError` or `DirectoryError`.
 
         `known` spares verifying envelopes a second time: those verified before, by their bytes.
         """
@@ -99,9 +100,7 @@ def _decode_entry(value: object, known: dict[bytes, Descriptor]) -> RelayEntry:
     fields = Fields(value, "relay entry", _ENTRY_FIELDS)
     envelope = fields.text("descriptor", MAX_DESCRIPTOR).encode("ascii")
     flags = fields.items("flags", MAX_FLAGS)
-    words = tuple(
-        flag for flag in flags if isinstance(flag, str) and flag.isidentifier() and len(flag) <= MAX_FLAG
-    )
+    words = tuple(flag for flag in flags if isinstance(flag, str) and _FLAG.fullmatch(flag))
     if len(words) != len(flags):
         raise Malformed("relay entry: flags must be short words")
     return RelayEntry(
@@ -161,9 +160,7 @@ class TrustedDirectory:
 
     def _check_serial(self, document: DirectoryDocument) -> None:
         if document.serial < self._newest:
-            raise StaleDocument(
-                f"the directory document {document.serial} is older than {self._newest}, seen before"
-            )
+            raise StaleDocument(f"document {document.serial} is older than {self._newest}, which was seen before")
         if self.document is not None and document.serial == self.document.serial:
             raise StaleDocument(f"there are two directory documents with the serial {document.serial}")
 

@@ -16,7 +16,6 @@ from common.directory.document import RelayEntry
 from common.errors import DirectoryError
 
 MAX_HOPS = 8  # what an exit puts into a cell leaves room for so many layers
-DEFAULT_HOPS = (3, 5)  # fewest and most relays of a path when the user does not say
 DRAWS = 32  # blind draws before all candidates are looked at: finding one in a large network takes few
 ATTEMPTS = 16  # whole paths tried before a shorter one is accepted: an unlucky first relay may exclude the others
 
@@ -31,9 +30,7 @@ class Path:
     warning: str | None = None
 
 
-def draw_hops(
-    fewest: int = DEFAULT_HOPS[0], most: int = DEFAULT_HOPS[1], randbelow: Randbelow = secrets.randbelow
-) -> int:
+def draw_hops(fewest: int = 3, most: int = 5, randbelow: Randbelow = secrets.randbelow) -> int:
     """How many hops the next path has: uniform from `fewest` to `most`."""
     return fewest + randbelow(most - fewest + 1)
 
@@ -50,8 +47,8 @@ def choose_path(
 ) -> Path:
     """A random path of `hops` relays (1 to 8) to a target on `port`, or to any when None.
 
-    `exclude`, `first` and `exit` are identities: relays not to use, and the relay to begin or end with. The path is
-    shorter, with a warning, when no more relays fit. Raises `DirectoryError`, a sentence, when there is none.
+    `exclude`, `first` and `exit` are identities: relays not to use, and the relay to begin or end with. The path
+    is shorter, with a warning, when no more relays fit. Raises `DirectoryError`, a sentence, when there is none.
     """
     if not 1 <= hops <= MAX_HOPS:
         raise DirectoryError(f"a path has 1 to {MAX_HOPS} relays, not {hops}")
@@ -67,16 +64,13 @@ def choose_path(
         raise DirectoryError(_no_exit(port, exit))
     if len(best) < 2:
         raise DirectoryError(f"a path of {hops} relays was asked for and only one fits: start more relays")
-    return Path(
-        tuple(best), f"only {len(best)} relays fit into one path, {hops} were asked for: the path is shorter"
-    )
+    return Path(tuple(best), f"the path has {len(best)} relays instead of {hops}: no more fit into one")
 
 
 def _no_exit(port: int | None, exit_identity: bytes | None) -> str:
-    what = (
-        "the relay asked for as exit is not listed or does not" if exit_identity is not None else "no relay does"
-    )
-    return "no relay can be used" if port is None else f"{what} let streams out to port {port}"
+    if exit_identity is not None:
+        return "the relay asked for as exit is not listed, does not allow the port, or is too close to the first"
+    return "no relay can be used" if port is None else f"no relay that can be used allows port {port}"
 
 
 class _Draw:

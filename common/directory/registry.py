@@ -239,9 +239,8 @@ class Registry:
     def _refuse_bad_time(self, descriptor: Descriptor, envelope: bytes, held: _Relay | None, now: float) -> None:
         ahead = descriptor.published - now
         if abs(ahead) > CLOCK_SKEW:
-            text = (
-                f"the relay's clock is {abs(ahead) / 60:.0f} minutes {'ahead' if ahead > 0 else 'behind'}: set it"
-            )
+            way = "ahead" if ahead > 0 else "behind"
+            text = f"the relay's clock is {abs(ahead) / 60:.0f} minutes {way}: set it"
             raise RegistrationRefused(Refusal.CLOCK, text)
         if held is None:
             newest, same = self._departed.get(descriptor.identity, 0.0), True
@@ -269,9 +268,8 @@ class Registry:
         held = self._relays.get(identity)
         if held is not None and held.session != session:
             self._identities.pop(held.session, None)
-            actions.append(
-                EndSession(held.session, Refusal.REPLAYED, "the relay has registered over another connection")
-            )
+            text = "the relay has registered over another connection"
+            actions.append(EndSession(held.session, Refusal.REPLAYED, text))
         return actions
 
     def _renew(self, relay: _Relay, descriptor: Descriptor, envelope: bytes, now: float) -> list[Action]:
@@ -340,7 +338,7 @@ class Heartbeats:
         self._due: list[tuple[float, int]] = []  # a heap; each session in `_pulses` stands in it once
 
     def add(self, session: int, fraction: float, now: float) -> None:
-        """The first ping comes after `fraction` (0 to 1) of the interval, so that relays that come together spread."""
+        """The first ping comes after `fraction` (0 to 1) of the interval, so that relays spread."""
         if session not in self._pulses:
             self._pulses[session] = _Pulse()
             heapq.heappush(self._due, (now + fraction * self._interval, session))

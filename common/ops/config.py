@@ -67,11 +67,10 @@ class ClientConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClientCommand:
-    """What the client is to do: "" is the prompt, else web, git, server, socks, path, status or relay."""
+    """What the client is to do: "" is the prompt, else web or socks."""
 
     name: str = ""
-    argument: str = ""  # the URL of web, the user of git
-    option: bool = False  # --print of web, --json of git
+    argument: str = ""  # the URL of web
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +121,10 @@ def _add_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentPars
             name, help=text, parents=[shared], allow_abbrev=False, argument_default=argparse.SUPPRESS
         )
 
-    web = add("web", "fetch a web page through the network")
+    web = add("web", "fetch a web page through the network and show it as text")
     web.add_argument("argument", metavar="URL")
-    web.add_argument("--print", action="store_true", dest="option", help="print the page as it came")
-    git = add("git", "look a GitHub user up through the network")
-    git.add_argument("argument", metavar="USER")
-    git.add_argument("--json", action="store_true", dest="option", help="print the answer as JSON")
-    add("server", "log in to the auth server through the network")
     socks = add("socks", "open the proxy port")
     socks.add_argument("--listen", metavar="H:P", dest="socks_listen", help="address of the proxy port")
-    add("path", "show a path")
-    add("status", "show the network")
-    add("relay", "show the relays")
 
 
 @overload
@@ -155,7 +146,7 @@ def load_client(
     """As `load("client", ...)`, with the command that was given."""
     config, given = _load("client", argv, environ, home)
     assert isinstance(config, ClientConfig)
-    command = ClientCommand(given.get("command") or "", given.get("argument", ""), given.get("option", False))
+    command = ClientCommand(given.get("command") or "", given.get("argument", ""))
     return config, command
 
 

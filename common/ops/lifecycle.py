@@ -7,6 +7,7 @@ of whatever the main thread does, where setting an event or taking a lock may wa
 """
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -24,6 +25,7 @@ from common.ops.files import private_folder, write_private
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 READY_FILE, PID_FILE = "ready", "pid"
+_logger = logging.getLogger(__name__)
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -107,7 +109,12 @@ class Signals:
             self._interrupted = number == signal.SIGINT
             self.stop.set()
         elif number == signal.SIGHUP and self._on_reload is not None:
-            self._on_reload()
+            try:
+                self._on_reload()
+            except OnionError as error:
+                _logger.warning("not reloaded: %s", error)
+            except Exception:  # a bug in reloading must not make the daemon deaf to SIGTERM
+                _logger.exception("unexpected error while reloading")
 
 
 @contextmanager

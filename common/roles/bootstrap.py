@@ -1,8 +1,8 @@
 """A client's side of the directory: gets the document, keeps it fresh, and starts from the last one it had.
 
 * What is held was verified by `TrustedDirectory`, whatever file or gateway it came from.
-* While it runs, one thread asks the gateway every 5 to 10 seconds (jittered) whether the document it holds is still
-  the newest, over one connection that stays open: nearly free, and a relay that died is soon forgotten.
+* While it runs, one thread asks the gateway every 5 to 10 seconds (jittered) whether the document it holds is
+  still the newest, over one connection that stays open: nearly free, and a relay that died is soon forgotten.
 * Gateways are tried in the order given; a document is followed by newer ones of the same gateway only.
 * A document that expires is not used any more, but until then a gateway may be away.
 """
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 POLL_SHORTEST = 5.0  # seconds between two questions
 POLL_LONGEST = 10.0
 POLL_WAITING = 0.2  # seconds, while somebody waits for relays to appear
+RETRY_WAITING = 1.0  # the most seconds after a failure, while somebody waits
 RETRY_FIRST = 0.5  # seconds after a failure, doubled up to POLL_LONGEST
 ASK_TIME = 30.0  # seconds for one answer: the largest document over a slow line
 CACHE_EVERY = 60.0  # seconds between two writes of the cache: its document lives ten times as long
@@ -57,16 +58,20 @@ class DirectoryClient:
         self._now = now
         self._on_progress = on_progress
         self._context = client_context()
-        self._changed = threading.Condition()  # guards everything below it
+        # Guards `_trusted`; taken before `_changed`, held while signatures are verified, which may take a second.
+        self._verifying = threading.Lock()
         self._trusted = {key: TrustedDirectory(network, frozenset({key})) for _, key in gateways}
-        self._current: TrustedDirectory | None = None
+        self._changed = threading.Condition()  # guards what follows, up to the thread's own
+        self._document: DirectoryDocument | None = None
+        self._envelope: bytes | None = None
         self._waiting = 0
         self._refresh_wanted = False
         self._stopping = False
         self._failure = "no gateway has answered yet"
+        # The thread's own.
+        self._connection: GatewayConnection | None = None
         self._cached: bytes | None = None
         self._cache_due = 0.0
-        self._connection: GatewayConnection | None = None  # the thread's own
         self._thread = threading.Thread(target=self._run, name="directory", daemon=True)
 
     # ---- any thread ----
@@ -137,7 +142,7 @@ class DirectoryClient:
 
     def _valid(self) -> DirectoryDocument | None:
         """Requires `_changed`."""
-        document = self._current.document if self._current is not None else None
+        document = self._document
         return document if document is not None and document.valid_until > self._now() else None
 
     def _count(self) -> int:
@@ -156,8 +161,8 @@ class DirectoryClient:
     def _ask(self, connection: GatewayConnection, deadline: Deadline) -> None:
         """One question and what follows from the answer; raises `OnionError`."""
         trusted = self._trusted[connection.gateway]
-        with self._changed:
-            held = trusted.envelope if trusted.document is not None else None
+        with self._verifying:
+            held = trusted.envelope
         self._tell(40, "asking for the list of relays")
         connection.send(List(digest(held) if held is not None else b""), deadline)
         answer = connection.receive(deadline)
@@ -171,10 +176,11 @@ class DirectoryClient:
             raise Unexpected("the gateway said what it must not")
 
     def _take(self, trusted: TrustedDirectory, envelope: bytes) -> None:
-        with self._changed:
+        with self._verifying:
             document = trusted.update(envelope, self._now())
-            self._current = trusted
-            self._changed.notify_all()
+            with self._changed:
+                self._document, self._envelope = document, envelope
+                self._changed.notify_all()
         self._tell(100, f"{len(document.relays)} relays are listed")
 
     def _tell(self, percent: int, text: str) -> None:
@@ -208,7 +214,7 @@ class DirectoryClient:
         self._hang_up()
 
     def _round(self) -> None:
-        """Asks the gateway that is connected, or else the first that answers; raises the last one's `OnionError`."""
+        """Asks the gateway that is connected, or else the first that answers; raises `OnionError`."""
         if self._connection is not None:
             try:
                 self._ask(self._connection, Deadline(ASK_TIME))
@@ -234,7 +240,9 @@ class DirectoryClient:
         with self._changed:
             usual = POLL_SHORTEST + (POLL_LONGEST - POLL_SHORTEST) * _fraction()
             hurried = self._waiting > 0
-            wait = seconds if seconds is not None else (POLL_WAITING if hurried else usual)
+            wait = usual if seconds is None else seconds
+            if hurried:
+                wait = POLL_WAITING if seconds is None else min(seconds, RETRY_WAITING)
             self._changed.wait_for(lambda: awaited() or (self._waiting > 0 and not hurried), wait)
             self._refresh_wanted = False
             return not self._stopping
@@ -266,15 +274,12 @@ class DirectoryClient:
 
     def _save_cache(self, *, at_once: bool = False) -> None:
         with self._changed:
-            envelope = self._current.envelope if self._current is not None else None
+            envelope = self._envelope
         moment = time.monotonic()
-        if (
-            self._cache_path is None
-            or envelope in (None, self._cached)
-            or (moment < self._cache_due and not at_once)
-        ):
+        if self._cache_path is None or envelope is None or envelope == self._cached:
             return
-        assert envelope is not None
+        if moment < self._cache_due and not at_once:
+            return
         try:
             write_private(self._cache_path, envelope)
         except ConfigError as error:

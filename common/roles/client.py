@@ -33,7 +33,7 @@ SWEEP = 30.0  # seconds between looks for old circuits and idle links
 STOP_TIMEOUT = 5.0  # seconds for an orderly end
 
 Progress = Callable[[int, str], None]
-_FIRST_HOP, _READY = 60, 100  # percent: the directory's part ends before the first, the circuit's at the second
+_DIRECTORY, _READY = 50, 100  # percent: the directory's part ends at the first, the circuit's at the second
 
 
 class Client:
@@ -58,7 +58,8 @@ class Client:
         self._progress = progress
         self._warn = warn
         self._warned = ""
-        self.directory = DirectoryClient(gateways, network, cache, on_progress=progress)
+        self._percent = 0
+        self.directory = DirectoryClient(gateways, network, cache, on_progress=self._directory_step)
         self.circuits = CircuitPool(
             self.relays,
             self.directory.refresh_soon,
@@ -68,7 +69,6 @@ class Client:
             self._warn_once,
             self._hop_done,
         )
-        self._ready = False
 
     # ---- life
 
@@ -78,11 +78,10 @@ class Client:
         self.pump.start()
         self.directory.start()
         self.directory.wait_for(1, deadline)
-        self._progress(_FIRST_HOP, "building a circuit")
+        self._step(_DIRECTORY, f"{len(self.relays())} relays are listed, building a circuit")
         self.circuits.start()
         self.circuits.wait_ready(deadline)
-        self._ready = True
-        self._progress(_READY, "ready")
+        self._step(_READY, "ready")
         self.pump.call_later(SWEEP, self._sweep)
 
     def close(self) -> None:
@@ -205,9 +204,17 @@ class Client:
         self.links.close_idle()
         self.pump.call_later(SWEEP, self._sweep)
 
+    def _directory_step(self, percent: int, text: str) -> None:
+        self._step(percent * _DIRECTORY // 101, text)
+
     def _hop_done(self, done: int, of: int) -> None:
-        if not self._ready:
-            self._progress(_FIRST_HOP + (_READY - _FIRST_HOP) * done // (of + 1), f"relay {done} of {of} answered")
+        self._step(_DIRECTORY + (_READY - _DIRECTORY) * done // (of + 1), f"relay {done} of {of} answered")
+
+    def _step(self, percent: int, text: str) -> None:
+        """Only forward: circuits are built side by side."""
+        if percent > self._percent:
+            self._percent = percent
+            self._progress(percent, text)
 
     def _warn_once(self, text: str) -> None:
         if text != self._warned:

@@ -63,10 +63,10 @@ log = logging.getLogger(__name__)
 PING_INTERVAL = 5.0  # seconds
 GREETING_TIME = 10.0  # seconds from accept to HELLO
 IDLE_TIME = 60.0  # seconds a greeted connection may say nothing and take nothing; clients poll every 5 to 10
-SILENT_LIMIT = (
-    12  # unanswered pings after which a silent relay's connection is closed: it must come back by itself
-)
+SILENT_LIMIT = 12  # unanswered pings after which a silent relay's connection is closed: it must dial anew
+LINGER = 2.0  # seconds for a refused peer to hear why
 DIAL_TIME = 3.0  # seconds to reach a relay's advertised address
+MAX_LOOKED_UP = 4  # IP addresses of one name that are tried
 DIAL_THREADS = 16  # addresses looked at at once
 MAX_CONNECTIONS = MAX_RELAYS + 2_000  # every relay and some clients
 RECV_SIZE = 65_536
@@ -74,6 +74,7 @@ PIECE = 65_536  # plaintext encrypted at a time: four TLS records
 PIECES_A_TURN = 16  # sent to one peer before others get their turn
 ACCEPTS_A_TURN = 64
 BUILD_SHARE = 5  # a document that took t seconds to build is at least 5 t old before the next one is built
+MAX_TOLD = 200  # characters of an ERROR about a broken protocol
 TICK = 1.0  # seconds between two looks at deadlines
 
 
@@ -86,12 +87,9 @@ class _Store:
             path.chmod(0o600)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS serial (one INTEGER PRIMARY KEY CHECK (one = 1), value INTEGER)"
-            )
-            self._db.execute(
-                "CREATE TABLE IF NOT EXISTS nicknames (nickname TEXT PRIMARY KEY, identity BLOB NOT NULL)"
-            )
+            self._db.execute("CREATE TABLE IF NOT EXISTS serial (one INTEGER PRIMARY KEY, value INTEGER NOT NULL)")
+            table = "nicknames (nickname TEXT PRIMARY KEY, identity BLOB NOT NULL)"
+            self._db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
         except (sqlite3.Error, OSError) as error:
             raise ConfigError(f"{path}: cannot be used as the gateway's store: {error}") from None
 
@@ -133,7 +131,8 @@ class _Peer:
         self.role: str | None = None  # None until HELLO
         self.registering = False  # a REGISTER waits for its answer
         self.registered = False  # pinged; the heartbeat is its deadline
-        self.closing = False  # nothing is read any more; closed once all is sent
+        self.closing = False  # refused: what it says is thrown away
+        self.finished = False  # refused, and all is sent: its end is awaited, or a reset would overtake the ERROR
         self.deadline = now + GREETING_TIME
         self.interest = selectors.EVENT_READ
         self._tls = TlsSession(context, server_side=True)
@@ -164,6 +163,27 @@ class _Peer:
             if not self._shaken:
                 return []
         return self._frames.feed(b"".join(self._tls.read()))
+
+    def discard(self) -> None:
+        """One read, thrown away; raises `Closed` at the end."""
+        try:
+            if self.sock.recv(RECV_SIZE):
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        raise Closed("connection ended")
+
+    def finish(self) -> None:
+        """Nothing more will be sent; raises `Closed`."""
+        if self.finished:
+            return
+        self.finished = True
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            raise Closed("connection reset") from None
 
     def queue(self, frame: bytes) -> None:
         """To be sent after what is queued; the bytes are shared, not copied."""
@@ -202,8 +222,8 @@ class _Published:
 class Gateway:
     """Inert until `start`; `stop` ends it. `key` is the private key of the PEM files and signs the documents.
 
-    A relay must advertise a public address that the gateway can dial; a gateway that listens on loopback only takes
-    loopback addresses too, and one with `allow_private` any. `addresses` are those really listened on.
+    A relay must advertise a public address that the gateway can dial; a gateway that listens on loopback only
+    takes loopback addresses too, and one with `allow_private` any. `addresses` are those really listened on.
     """
 
     def __init__(
@@ -237,6 +257,8 @@ class Gateway:
         self._heartbeats = Heartbeats(ping_interval)
         self._published: _Published | None = None
         self._next_tick = 0.0
+        self._store: _Store | None = None
+        self._registry = Registry(network, 0, {})
         self._results: queue.SimpleQueue[tuple[CheckAddress, str | None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._listeners: list[socket.socket] = []
@@ -266,12 +288,16 @@ class Gateway:
 
     def start(self) -> None:
         """Listens and serves; raises `ConfigError` when an address or the state folder cannot be used."""
-        self._store = _Store(private_folder(self._state_dir) / "gateway.sqlite")
+        self._store = store = _Store(private_folder(self._state_dir) / "gateway.sqlite")
         # A serial never goes back; the clock keeps that true even when the store was lost.
-        serial = max(self._store.serial(), int(time.time())) + 1
-        self._registry = Registry(self._network, serial, self._store.nicknames())
-        for address in self._listen:
-            self._listeners.append(_listen(address))
+        serial = max(store.serial(), int(time.time())) + 1
+        self._registry = Registry(self._network, serial, store.nicknames())
+        try:
+            for address in self._listen:
+                self._listeners.append(_listen(address))
+        except ConfigError:
+            self._close_all()
+            raise
         bound = [sock.getsockname() for sock in self._listeners]
         self.addresses = tuple(Address(name[0], name[1]) for name in bound)
         self._loopback_only = all(_is_loopback(address.ip) for address in self.addresses)
@@ -287,6 +313,8 @@ class Gateway:
         self._wake()
         if self._thread.is_alive():
             self._thread.join(timeout)
+        elif self._store is None:
+            self._close_all()  # never started
         self._workers.shutdown(cancel_futures=True)
 
     def _wake(self) -> None:
@@ -313,17 +341,21 @@ class Gateway:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
             return f"the gateway cannot look up {address.host}: is it the right address to advertise?"
-        target = str(found[0][4][0]), address.port
-        ip = Address(*target).ip
-        if ip is None or not self._may_advertise(ip):
-            return f"{address} is not an address that others can dial: advertise a public one"
-        try:
-            TlsStream.dial(target, self._dial_context, check.descriptor.identity, Deadline(DIAL_TIME)).close()
-        except AuthenticationFailed:
-            return f"another relay answers at {address}: is it the right address to advertise?"
-        except Closed:
-            return f"nothing answers at {address}: can it be reached from outside?"
-        return None
+        failure = f"{address} is not an address that others can dial: advertise a public one"
+        deadline = Deadline(DIAL_TIME)
+        for host in dict.fromkeys(str(entry[4][0]) for entry in found[:MAX_LOOKED_UP]):
+            ip = Address(host, address.port).ip
+            if ip is None or not self._may_advertise(ip):
+                continue
+            try:
+                target = (host, address.port)
+                TlsStream.dial(target, self._dial_context, check.descriptor.identity, deadline).close()
+                return None
+            except AuthenticationFailed:
+                failure = f"another relay answers at {address}: is it the right address to advertise?"
+            except Closed:
+                failure = f"nothing answers at {address}: can it be reached from outside?"
+        return failure
 
     def _may_advertise(self, ip: IpAddress) -> bool:
         return self._allow_private or not is_special(ip) or (self._loopback_only and _is_loopback(ip))
@@ -353,16 +385,13 @@ class Gateway:
         return max(0.0, min(self._next_tick, due if due is not None else self._next_tick) - time.monotonic())
 
     def _close_all(self) -> None:
-        for sock in [
-            *self._listeners,
-            *(peer.sock for peer in self._peers.values()),
-            self._wake_in,
-            self._wake_out,
-        ]:
+        peers = [peer.sock for peer in self._peers.values()]
+        for sock in [*self._listeners, *peers, self._wake_in, self._wake_out]:
             sock.close()
         self._peers.clear()
         self._selector.close()
-        self._store.close()
+        if self._store is not None:
+            self._store.close()
 
     def _accept_from(self, listeners: Sequence[socket.socket]) -> None:
         for listener in listeners:
@@ -393,12 +422,14 @@ class Gateway:
         if peer.session not in self._peers:
             return  # dropped earlier in this turn
         try:
-            if events & selectors.EVENT_READ and not peer.closing:
+            if peer.closing:
+                peer.discard()
+            elif events & selectors.EVENT_READ:
                 for body in peer.receive():
                     self._answer(peer, link.decode(body))
             self._flush(peer)
-        except ProtocolError:
-            self._refuse(peer, "protocol", "that is not what is said to a gateway")
+        except ProtocolError as error:
+            self._refuse(peer, "protocol", ascii(str(error))[1:-1][:MAX_TOLD])
         except Closed:
             self._drop(peer)
         except Exception:
@@ -407,13 +438,13 @@ class Gateway:
 
     def _flush(self, peer: _Peer) -> None:
         """Sends what can be sent, and watches for what must be waited for."""
-        if peer.flush() and not peer.registered and peer.role is not None:
+        if peer.session not in self._peers:
+            return
+        if peer.flush() and peer.role is not None and not peer.registered and not peer.closing:
             peer.deadline = time.monotonic() + IDLE_TIME
         if peer.closing and not peer.sending:
-            self._drop(peer)
-            return
-        reading = 0 if peer.closing else selectors.EVENT_READ
-        interest = reading | (selectors.EVENT_WRITE if peer.sending else 0)
+            peer.finish()
+        interest = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.sending else 0)
         if interest != peer.interest:
             peer.interest = interest
             self._selector.modify(peer.sock, interest, peer)
@@ -429,7 +460,7 @@ class Gateway:
     def _refuse(self, peer: _Peer, code: str, text: str) -> None:
         """The last thing that a peer is told."""
         peer.closing = True
-        peer.deadline, peer.registered = time.monotonic() + GREETING_TIME, False
+        peer.deadline, peer.registered = time.monotonic() + LINGER, False
         self._release(peer)
         if peer.session in self._peers:
             self._send(peer, link.encode(link.Error(code, text)))
@@ -439,6 +470,7 @@ class Gateway:
             return
         self._selector.unregister(peer.sock)
         peer.sock.close()
+        peer.closing = True
         self._release(peer)
 
     def _release(self, peer: _Peer) -> None:
@@ -460,9 +492,8 @@ class Gateway:
     def _on_hello(self, peer: _Peer, message: Message) -> None:
         assert isinstance(message, link.Hello)
         if message.network != self._network or message.version != link.VERSION:
-            self._refuse(
-                peer, "network", f"this gateway serves the network {self._network}, version {link.VERSION}"
-            )
+            here = f"the network {self._network}, version {link.VERSION}"
+            self._refuse(peer, "network", f"this gateway serves {here}")
             return
         if message.role not in ("client", "relay"):
             raise Unexpected("no such role")
@@ -524,6 +555,7 @@ class Gateway:
                 self._registry.renew_document()
             if last.serial == self._registry.serial or start - last.built < BUILD_SHARE * last.cost:
                 return last
+        assert self._store is not None
         self._store.save_serial(self._registry.serial)
         envelope = sign_document(self._registry.document(time.time()), self._key)
         frame = link.encode(link.Document(link.compress(envelope)))
@@ -539,6 +571,7 @@ class Gateway:
                 case CheckAddress():
                     self._workers.submit(self._dial, action)
                 case BindNickname(nickname, identity):
+                    assert self._store is not None
                     self._store.bind(nickname, identity)
                 case Gone(nickname, reason):
                     log.info("relay %s is gone: %s", nickname, reason)

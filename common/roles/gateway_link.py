@@ -14,6 +14,7 @@ import selectors
 import socket
 import ssl
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.crypto.signing import Fields, decode_json, encode_base64, encode_json
@@ -125,8 +126,8 @@ class Unchanged:
 
 Message = Hello | Welcome | Register | Unregister | List | Ping | Pong | Ok | Error | Document | Unchanged
 
-# How each field is written: a text's or binary field's limit, or None for a number.
-_TYPES: dict[str, tuple[type[Message], dict[str, tuple[str, int]]]] = {
+# For each type its class, and how each field is written, with its limit: characters, bytes, or the highest number.
+_TYPES: dict[str, tuple[Callable[..., Message], dict[str, tuple[str, int]]]] = {
     "HELLO": (Hello, {"version": ("integer", 2**16 - 1), "network": ("text", 64), "role": ("text", 16)}),
     "WELCOME": (
         Welcome,
@@ -147,7 +148,7 @@ _TYPES: dict[str, tuple[type[Message], dict[str, tuple[str, int]]]] = {
     "DOCUMENT": (Document, {"compressed": ("binary", MAX_DOCUMENT)}),
     "UNCHANGED": (Unchanged, {}),
 }
-_NAMES = {kind: name for name, (kind, _) in _TYPES.items()}
+_NAMES: dict[object, str] = {kind: name for name, (kind, _) in _TYPES.items()}
 
 
 def encode(message: Message) -> bytes:
@@ -188,7 +189,7 @@ class FrameReader:
         self._held = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The bodies of the frames completed by `data`; raises `TooLarge` as soon as a length is beyond the limit."""
+        """The bodies of the frames completed by `data`; `TooLarge` as soon as a length is beyond the limit."""
         held = self._held
         held += data
         bodies: list[bytes] = []
@@ -346,7 +347,7 @@ class GatewayConnection:
     ) -> "GatewayConnection":
         """Dials, checks that the holder of `key` answers, and greets it.
 
-        Raises `Unreachable`, or another `DirectoryError` whose text is the gateway's; names are looked up each time.
+        A name is looked up each time. Raises `Unreachable`, or another `DirectoryError` with the gateway's words.
         """
         try:
             stream = TlsStream.dial((address.host, address.port), context, key, deadline)

@@ -1,8 +1,8 @@
 """A relay's side of the directory: keeps the relay in a gateway's list for as long as it runs.
 
 * One thread per gateway. It holds the connection over which it registered and answers the gateway's pings.
-* When the connection ends, or is silent for three heartbeats, it connects anew: after a moment at first, then after
-  ever longer ones, jittered, so that the relays of a network do not come back all at once.
+* When the connection ends, or is silent for three heartbeats, it connects anew: after a moment at first, then
+  after ever longer ones, jittered, so that the relays of a network do not come back all at once.
 * The gateway's name is looked up at each attempt, and the descriptor is made anew.
 """
 
@@ -166,14 +166,15 @@ class Registration:
     def _stay(self, connection: GatewayConnection) -> None:
         """Serves one connection until `stop`; raises when it ends."""
         silence = max(MISSED_BEATS * connection.ping_interval, SHORTEST_SILENCE)
-        registered = self._register(connection)
+        self._register(connection)
         answered, heard = False, Deadline(ANSWER_TIME)
         with selectors.DefaultSelector() as selector:
             selector.register(connection, selectors.EVENT_READ)
             selector.register(self._wake_in, selectors.EVENT_READ)
             while not self._stopping.is_set():
                 if answered and self._renewing.is_set():
-                    registered, answered = self._register(connection, registered), False
+                    self._register(connection)
+                    answered, heard = False, Deadline(ANSWER_TIME)
                 ready = selector.select(heard.left())
                 if not ready:
                     raise Closed("the gateway says nothing any more")
@@ -184,13 +185,12 @@ class Registration:
                     heard = Deadline(silence if answered else ANSWER_TIME)
         self._say_goodbye(connection)
 
-    def _register(self, connection: GatewayConnection, before: bytes = b"") -> bytes:
+    def _register(self, connection: GatewayConnection) -> None:
         self._renewing.clear()
         envelope = self._make_descriptor()
         proof = registration_proof(self._network, connection.gateway, connection.nonce, envelope)
         signed = sign_proof(proof, self._identity_key)
         connection.send(Register(envelope, signed), Deadline(SEND_TIME))
-        return envelope
 
     def _handle(self, connection: GatewayConnection, message: Message) -> bool:
         """Whether the message answers REGISTER."""
@@ -218,8 +218,6 @@ class Registration:
 
     def _set(self, state: RegistrationState, text: str) -> None:
         with self._changed:
-            if state is self._state and state is not RegistrationState.REFUSED:
-                return
             self._state = state
             self._changed.notify_all()
         log.debug("registration: %s", text)

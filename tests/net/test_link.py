@@ -53,6 +53,16 @@ def in_time(work: Callable[[], None]) -> None:
     assert not thread.is_alive()
 
 
+def fill(link: Link) -> None:
+    """Sends on circuit 1 until more waits than should."""
+
+    def send() -> None:
+        while not link.congested(1):
+            link.send(1, RELAY, bytes(MAX_BODY))
+
+    in_time(send)
+
+
 def body(number: int, size: int = MAX_BODY) -> bytes:
     """Bytes that differ for each number."""
     return hashlib.shake_128(number.to_bytes(4, "big")).digest(size)
@@ -190,9 +200,13 @@ def test_two_links_that_flood_each_other_from_their_readers_never_stall() -> Non
 
     near, far = Recorder(answer), Recorder(answer)
     with two_links(near, far) as links:
-        for number in range(seeds):
-            for link in links:
-                link.send(1 + number % 5, RELAY, bytes(MAX_BODY))
+
+        def sow() -> None:
+            for number in range(seeds):
+                for link in links:
+                    link.send(1 + number % 5, RELAY, bytes(MAX_BODY))
+
+        in_time(sow)
         near.wait_for(lambda: len(near.cells) >= goal)
         far.wait_for(lambda: len(far.cells) >= goal)
 
@@ -256,8 +270,7 @@ def test_a_congested_circuit_is_reported_and_so_is_its_end() -> None:
     near, far = Recorder(), Recorder(gate)
     with two_links(near, far) as (dialled, _):
         assert not dialled.congested(1)
-        while not dialled.congested(1):
-            dialled.send(1, RELAY, bytes(MAX_BODY))
+        fill(dialled)
         dialled.send(2, RELAY, b"little")
         assert near.drained == []
         gate.open.set()
@@ -270,8 +283,7 @@ def test_forget_drops_what_waits_for_an_ended_circuit() -> None:
     gate = Gate()
     far = Recorder(gate)
     with two_links(Recorder(), far) as (dialled, _):
-        while not dialled.congested(1):
-            dialled.send(1, RELAY, bytes(MAX_BODY))
+        fill(dialled)
         dialled.forget(1)
         assert dialled.backlog(1) == 0
         dialled.send(2, RELAY, b"goes on")
@@ -476,8 +488,7 @@ def test_an_owner_may_close_from_its_own_callback() -> None:
 def test_close_while_the_writer_is_blocked_and_the_peer_does_not_read() -> None:
     gate, near = Gate(), Recorder()
     with two_links(near, Recorder(gate)) as (dialled, _):
-        while not dialled.congested(1):
-            dialled.send(1, RELAY, bytes(MAX_BODY))
+        fill(dialled)
         dialled.close("tired")
         assert str(near.wait_for_end()) == "tired"
         dialled.join(Deadline(PATIENCE))
@@ -489,8 +500,7 @@ def test_a_peer_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(link_module, "PATIENCE", 0.2)
     gate, near = Gate(), Recorder()
     with two_links(near, Recorder(gate)) as (dialled, _):
-        while not dialled.congested(1):
-            dialled.send(1, RELAY, bytes(MAX_BODY))
+        fill(dialled)
         assert str(near.wait_for_end()) == "the peer takes nothing"
         gate.open.set()
 

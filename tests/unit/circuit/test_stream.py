@@ -18,7 +18,6 @@ from common.circuit.stream import (
 from common.errors import Unexpected
 
 SIDES = pytest.mark.parametrize("side", list(Side))
-GOT = frozenset(event for event in Event if event.name.startswith("GOT_"))
 MIRROR = {
     Event.BEGIN: Event.GOT_BEGIN,
     Event.RESOLVE: Event.GOT_RESOLVE,
@@ -131,55 +130,55 @@ def test_half_close_in_either_order(side: Side, first: Event) -> None:
 # ---- two honest sides, every interleaving
 
 SENDME_STATES = frozenset({State.OPEN, State.LOCAL_ENDED})  # in which `Endpoint.taken` sends one
+IN_FLIGHT = 4  # messages each way
 Wire = tuple[Event, ...]
-World = tuple[State, State, Wire, Wire, bool, bool]  # client, exit, to the exit, to the client, data each way done
+World = tuple[State, State, Wire, Wire]  # client, exit, in flight to the exit, in flight to the client
 
 
-def answers(left: State, event: Event) -> Wire:
-    return (Event.GOT_END_BOTH,) if event is Event.GOT_END_BOTH and left in OWES_END else ()
+def acts(side: Side, own: State) -> list[tuple[State, Event]]:
+    """All that an honest side may do: the state it leads to, and what the other gets."""
+    made = [(to, MIRROR[event]) for (state, event), to in TABLE[side].items() if state is own and event in MIRROR]
+    if Stream(side, own, 0.0).may_send:
+        made.append((own, Event.GOT_DATA))
+    if own in SENDME_STATES:
+        made.append((own, Event.GOT_SENDME))
+    return made
 
 
-def steps(world: World, resolving: bool) -> list[World]:
+def takes(side: Side, own: State, event: Event) -> tuple[State, Wire]:
+    """Where a message leads, and the END that answers a reset as `Endpoint` does."""
+    answered = event is Event.GOT_END_BOTH and own in OWES_END
+    return next_state(side, own, event), (Event.GOT_END_BOTH,) * answered
+
+
+def steps(world: World) -> list[World]:
     """Every world one step away: a side acts, or takes what was sent to it."""
-    client, exit_, to_exit, to_client, *_ = world
+    client, exit_, to_exit, to_client = world
     following: list[World] = []
-    for side, own, outgoing in ((Side.CLIENT, client, to_exit), (Side.EXIT, exit_, to_client)):
-        sends: list[tuple[State, Event]] = []
-        for (state, event), to in TABLE[side].items():
-            if state is own and event in MIRROR and (event is Event.RESOLVE) <= resolving >= (event is Event.BEGIN) - 1:
-                sends.append((to, MIRROR[event]))
-        if Stream(side, own, 0.0).may_send:
-            sends.append((own, Event.GOT_DATA))
-        if own in SENDME_STATES:
-            sends.append((own, Event.GOT_SENDME))
-        for to, message in sends:
-            if len(outgoing) < 4:
-                new = (*outgoing, message)
-                if side is Side.CLIENT:
-                    following.append((to, exit_, new, to_client, False, False))
-                else:
-                    following.append((client, to, to_exit, new, False, False))
+    if len(to_exit) < IN_FLIGHT:
+        following += [(to, exit_, (*to_exit, got), to_client) for to, got in acts(Side.CLIENT, client)]
+    if len(to_client) < IN_FLIGHT:
+        following += [(client, to, to_exit, (*to_client, got)) for to, got in acts(Side.EXIT, exit_)]
     if to_exit:
-        to = next_state(Side.EXIT, exit_, to_exit[0])
-        following.append((client, to, to_exit[1:], to_client + answers(exit_, to_exit[0]), False, False))
+        to, answer = takes(Side.EXIT, exit_, to_exit[0])
+        following.append((client, to, to_exit[1:], to_client + answer))
     if to_client:
-        to = next_state(Side.CLIENT, client, to_client[0])
-        following.append((to, exit_, to_exit + answers(client, to_client[0]), to_client[1:], False, False))
+        to, answer = takes(Side.CLIENT, client, to_client[0])
+        following.append((to, exit_, to_exit + answer, to_client[1:]))
     return following
 
 
 def test_no_interleaving_of_two_honest_sides_is_unexpected() -> None:
     """All worlds with up to four messages in flight each way, exhaustively: `next_state` never raises, and when
     nothing is in flight and one side is closed, so is the other."""
-    start: World = (State.IDLE, State.IDLE, (), (), False, False)
+    start: World = (State.IDLE, State.IDLE, (), ())
     seen, todo = {start}, [start]
     while todo:
         world = todo.pop()
-        client, exit_, to_exit, to_client, *_ = world
+        client, exit_, to_exit, to_client = world
         if not to_exit and not to_client:
             assert (client is State.CLOSED) == (exit_ is State.CLOSED)
-        for following in steps(world, resolving=True):
-            if following not in seen:
-                seen.add(following)
-                todo.append(following)
+        new = [following for following in steps(world) if following not in seen]
+        seen.update(new)
+        todo += new
     assert len(seen) > 1_000

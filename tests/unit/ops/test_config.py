@@ -158,13 +158,8 @@ def test_where_a_client_finds_its_file(tmp_path: Path) -> None:
     ("argv", "command"),
     [
         ([], ClientCommand()),
-        (["web", "https://example.org/", "--print"], ClientCommand("web", "https://example.org/", True)),
-        (["git", "octocat"], ClientCommand("git", "octocat")),
-        (["git", "octocat", "--json"], ClientCommand("git", "octocat", True)),
-        (["server"], ClientCommand("server")),
-        (["path"], ClientCommand("path")),
-        (["status"], ClientCommand("status")),
-        (["relay"], ClientCommand("relay")),
+        (["web", "https://example.org/"], ClientCommand("web", "https://example.org/")),
+        (["socks"], ClientCommand("socks")),
     ],
 )
 def test_client_commands(argv: list[str], command: ClientCommand) -> None:

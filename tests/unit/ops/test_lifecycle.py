@@ -18,8 +18,12 @@ from common.ops.lifecycle import main, raise_file_limit, ready
 DAEMON = """
 import sys
 from common.ops.lifecycle import Signals, main
+def reload():
+    print("reload", flush=True)
+    if "failing" in sys.argv:
+        raise ValueError
 def run():
-    with Signals(lambda: print("reload", flush=True)) as signals:
+    with Signals(reload) as signals:
         print("up", flush=True)
         signals.stop.wait()
         print("stopping", flush=True)
@@ -62,8 +66,9 @@ def test_a_second_signal_ends_at_once() -> None:
         assert process.wait(30) == 143
 
 
-def test_hup_reloads_and_goes_on() -> None:
-    with daemon() as process:
+@pytest.mark.parametrize("argument", ["", "failing"])
+def test_hup_reloads_and_goes_on(argument: str) -> None:
+    with daemon(argument) as process:
         for _ in range(2):
             process.send_signal(signal.SIGHUP)
             assert line(process) == "reload"

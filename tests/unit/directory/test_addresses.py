@@ -1,0 +1,85 @@
+"""Addresses: one spelling each, and nothing that a resolver would read as something else."""
+
+from ipaddress import ip_address
+
+import pytest
+
+from common.directory.addresses import Address, neighbourhood, parse_address, parse_listen, unmap
+from common.errors import Malformed
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:9001", "127.0.0.1", 9001),
+        ("[::1]:1", "::1", 1),
+        ("[2001:0DB8::0001]:65535", "2001:db8::1", 65535),
+        ("Relay.Example.ORG:80", "relay.example.org", 80),
+        ("localhost:80", "localhost", 80),
+        ("a_b-c.de:80", "a_b-c.de", 80),
+    ],
+)
+def test_an_address_is_read_and_written(text: str, host: str, port: int) -> None:
+    address = parse_address(text)
+    assert address == Address(host, port)
+    assert parse_address(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":80",
+        "host",
+        "host:",
+        "host:0",
+        "host:65536",
+        "host:-1",
+        "host:+1",
+        "host:٣",
+        "host: 80",
+        "::1:80",
+        "[::1]",
+        "[::1",
+        "[127.0.0.1]:80",
+        "[fe80::1%eth0]:80",
+        "127.1:80",
+        "0x7f.1:80",
+        "127.0.0.0x1:80",
+        "2130706433:80",
+        "256.0.0.1:80",
+        "010.0.0.1:80",
+        "a..b:80",
+        "-a.b:80",
+        "a.b-:80",
+        "a b:80",
+        "a/b:80",
+        "ü.de:80",
+        "a" * 64 + ":80",
+        "a." * 127 + "bcd:80",
+        "host\n:80",
+    ],
+)
+def test_what_is_not_an_address_is_refused_with_a_sentence(text: str) -> None:
+    with pytest.raises(Malformed, match="."):
+        parse_address(text)
+
+
+def test_only_a_listening_address_may_have_port_0() -> None:
+    assert parse_listen("127.0.0.1:0") == Address("127.0.0.1", 0)
+
+
+def test_mapped_addresses_are_ipv4_addresses() -> None:
+    assert unmap(ip_address("::ffff:10.0.0.1")) == ip_address("10.0.0.1")
+    assert unmap(ip_address("2001:db8::1")) == ip_address("2001:db8::1")
+
+
+def test_neighbours_share_a_16_a_32_or_a_name_and_loopback_has_none() -> None:
+    assert neighbourhood(Address("8.8.1.1", 1)) == neighbourhood(Address("8.8.2.2", 2))
+    assert neighbourhood(Address("8.8.1.1", 1)) == neighbourhood(Address("::ffff:8.8.2.2", 2))
+    assert neighbourhood(Address("8.8.1.1", 1)) != neighbourhood(Address("8.9.1.1", 1))
+    assert neighbourhood(Address("2a00:1:1::1", 1)) == neighbourhood(Address("2a00:1:2::1", 1))
+    assert neighbourhood(Address("2a00:1::1", 1)) != neighbourhood(Address("2a00:2::1", 1))
+    assert neighbourhood(Address("a.example", 1)) == neighbourhood(Address("a.example", 2))
+    assert neighbourhood(Address("127.0.0.1", 1)) is None
+    assert neighbourhood(Address("::1", 1)) is None
