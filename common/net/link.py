@@ -26,6 +26,7 @@ from typing import Protocol
 
 from common.errors import AuthenticationFailed, Closed, DestroyReason, ProtocolError, Unexpected
 from common.net.deadline import Deadline
+from common.net.handshake import PATIENCE, connect, receive, send_all, shake_hands, text_of, tune
 from common.net.outbox import HIGH_WATER, Outbox
 from common.net.tls import TlsSession, client_context
 from common.wire.cells import Cell, Command, choose_version, encode_cell, encode_hello
@@ -36,11 +37,7 @@ BATCH = 65_536  # bytes encrypted at once: enough for one system call, little en
 ROUNDS = 16  # batches one `flush` sends for all: no caller is kept for longer than 1 MiB
 MAX_BACKLOG = 67_108_864  # bytes in the outbox: eight circuits' whole windows. More is a peer that does not read
 MAX_TLS_REPLIES = 4_096  # bytes TLS itself may want to say: an honest peer asks for a few key updates a day
-PATIENCE = 30.0  # seconds in which a peer must take something, and answer the kernel's probes
-_NOTSENT_LOWAT = 131_072  # bytes the kernel holds unsent: two batches, so that it never runs dry
-_HANDSHAKE_READ = 16_384  # bytes per read before the link is up
 _NOTHING = memoryview(b"")
-_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": int(PATIENCE * 1_000)}
 
 _logger = logging.getLogger(__name__)
 _numbers = count(1)
@@ -100,7 +97,7 @@ class Link:
 
         Raises `AuthenticationFailed` (somebody else answered) or `Closed` (all other failures).
         """
-        sock = _connect(address, deadline)
+        sock = connect(address, deadline)
         return cls._open(sock, TlsSession(_client_context(), server_side=False), owner, identity, deadline)
 
     @classmethod
@@ -113,8 +110,8 @@ class Link:
         cls, sock: socket.socket, tls: TlsSession, owner: LinkOwner, identity: bytes | None, deadline: Deadline
     ) -> "Link":
         try:
-            _tune(sock)
-            _shake_hands(sock, tls, identity, deadline)
+            tune(sock)
+            shake_hands(sock, tls, identity, deadline)
             link = cls(sock, tls, owner, identity)
             link._greet(deadline)
             sock.settimeout(None)
@@ -124,20 +121,20 @@ class Link:
         except (OSError, ProtocolError, Closed) as error:
             sock.close()
             reason = getattr(error, "reason", None) or DestroyReason.UNREACHABLE
-            raise Closed(f"the link's handshake failed: {_text(error)}", reason) from None
+            raise Closed(f"the link's handshake failed: {text_of(error)}", reason) from None
         return link
 
     def _greet(self, deadline: Deadline) -> None:
         """Exchanges HELLO; what comes behind it is kept for the reader."""
         self._tls.write(encode_cell(0, Command.HELLO, encode_hello()))
-        _send_all(self._sock, self._tls.outgoing(), deadline)
+        send_all(self._sock, self._tls.outgoing(), deadline)
         cells: list[Cell] = []
         while True:
             for record in self._tls.read():  # first what came with the end of the handshake
                 cells += self._cells.feed(record)
             if cells:
                 break
-            self._tls.feed(_receive(self._sock, deadline))
+            self._tls.feed(receive(self._sock, deadline))
         if cells[0].command != Command.HELLO:
             raise Unexpected("the first cell is not HELLO")
         choose_version(cells[0].body)
@@ -185,7 +182,7 @@ class Link:
             try:
                 drained = self._send_batches()
             except (Closed, OSError) as error:
-                failure = _text(error)
+                failure = text_of(error)
             finally:
                 self._tls_lock.release()
             if failure:
@@ -269,7 +266,7 @@ class Link:
         except ProtocolError as error:
             self.close(str(error), error.reason)
         except (Closed, OSError) as error:
-            self.close(_text(error))
+            self.close(text_of(error))
         except Exception:
             _logger.exception("%s: internal error", self.name)
             self.close("internal error", DestroyReason.INTERNAL)
@@ -331,7 +328,7 @@ class Link:
         try:
             self._write_rest()
         except OSError as error:
-            self.close(_text(error))
+            self.close(text_of(error))
         except Exception:
             _logger.exception("%s: internal error", self.name)
             self.close("internal error", DestroyReason.INTERNAL)
@@ -409,74 +406,3 @@ class Link:
 
     def _is_settled(self) -> bool:
         return self.closed or not (self._outbox.size or self._handed_over)
-
-
-# ---- before there is a link
-
-
-def _connect(address: tuple[str, int], deadline: Deadline) -> socket.socket:
-    """A connected socket; a name with several addresses shares the time between them. Raises `Closed`."""
-    try:
-        found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise Closed("the address is not known", DestroyReason.UNREACHABLE) from None
-    failure = "no address"
-    for tried, (family, kind, protocol, _, target) in enumerate(found):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.settimeout(_time_left(deadline) / (len(found) - tried))
-            sock.connect(target)
-        except OSError as error:
-            sock.close()
-            failure = _text(error)
-        else:
-            return sock
-    raise Closed(f"cannot connect: {failure}", DestroyReason.UNREACHABLE)
-
-
-def _tune(sock: socket.socket) -> None:
-    """No delay for short cells, a short queue in the kernel, and a dead peer noticed."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in {"TCP_NOTSENT_LOWAT": _NOTSENT_LOWAT, **_KEEPALIVE}.items():
-        if hasattr(socket, name):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _shake_hands(sock: socket.socket, tls: TlsSession, identity: bytes | None, deadline: Deadline) -> None:
-    """The TLS handshake; the dialling side's last word is not said to another than `identity`."""
-    while not tls.handshake():
-        _send_all(sock, tls.outgoing(), deadline)
-        tls.feed(_receive(sock, deadline))
-    if identity is not None and tls.peer_identity() != identity:
-        raise AuthenticationFailed("the peer has another identity")
-    _send_all(sock, tls.outgoing(), deadline)
-
-
-def _send_all(sock: socket.socket, data: bytes, deadline: Deadline) -> None:
-    sock.settimeout(_time_left(deadline))
-    sock.sendall(data)
-
-
-def _receive(sock: socket.socket, deadline: Deadline) -> bytes:
-    sock.settimeout(_time_left(deadline))
-    data = sock.recv(_HANDSHAKE_READ)
-    if not data:
-        raise Closed("the peer closed the link during its handshake")
-    return data
-
-
-def _time_left(deadline: Deadline) -> float:
-    """What to hand to `settimeout`, for which 0 would mean something else."""
-    left = deadline.left()
-    if not left:
-        raise TimeoutError
-    return left
-
-
-def _text(error: Exception) -> str:
-    """An error in words without addresses."""
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    strerror = getattr(error, "strerror", None)
-    return str(strerror).lower() if strerror else str(error)

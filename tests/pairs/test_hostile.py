@@ -356,10 +356,12 @@ ILL_TIMED = {
 def test_what_is_ill_timed_ends_the_circuit(suite: Suite, name: str, together: bool) -> None:
     messages, expected = ILL_TIMED[name]
     network = speaking(suite)
+    network.hook = lambda _link, way, cell: [cell] if way is Way.FORWARD or cell[4] == Command.DESTROY else []
     for message in messages:
         network.origin.endpoint.tell(message)
         if not together:
             network.run()
+    network.run()
     assert network.failures[0][0] == HOPS
     assert isinstance(network.failures[0][1], expected)
     assert not network.exit.received

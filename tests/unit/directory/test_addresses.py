@@ -61,7 +61,7 @@ def test_an_address_is_read_and_written(text: str, host: str, port: int) -> None
     ],
 )
 def test_what_is_not_an_address_is_refused_with_a_sentence(text: str) -> None:
-    with pytest.raises(Malformed, match="."):
+    with pytest.raises(Malformed, match=r"write|not|neither|stands|zone"):
         parse_address(text)
 
 
