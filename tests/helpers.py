@@ -5,10 +5,13 @@ from random import Random
 from typing import Protocol, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from common.errors import OnionError
 
 MS = 0.001  # every timeout in a test is a multiple of this
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # whatever else the machine does
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -35,7 +38,9 @@ class FakeClock:
         return self.now
 
 
-def feed_three_ways(make: Callable[[], Feed[T_co]], data: bytes, expected: list[T_co], trailing: bytes = b"") -> None:
+def feed_three_ways(
+    make: Callable[[], Feed[T_co]], data: bytes, expected: list[T_co], trailing: bytes = b""
+) -> None:
     """Whole, byte by byte, and with `trailing` bytes that complete nothing: the same comes out."""
     assert list(make()(data)) == expected
     feed = make()

@@ -25,7 +25,17 @@ IDENTITY = b"i" * 32
 FORWARD, BACKWARD = bytes(range(100, 132)), bytes(range(132, 164))
 X, B, SEED = b"x-secret" * 4, b"b-secret" * 4, b"m-secret" * 8
 PURE = ("wire", "crypto", "directory", "circuit")
-SECRET_FIELDS = {"forward", "backward", "secret", "password", "stored_key", "server_key", "private", "seed", "isolation"}
+SECRET_FIELDS = {
+    "forward",
+    "backward",
+    "secret",
+    "password",
+    "stored_key",
+    "server_key",
+    "private",
+    "seed",
+    "isolation",
+}
 
 
 def spellings(secret: bytes) -> set[str]:

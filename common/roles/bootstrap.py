@@ -130,7 +130,7 @@ class DirectoryClient:
             self._waiting += 1
             self._changed.notify_all()
             try:
-                self._changed.wait_for(lambda: self._stopping or self._count() >= relays, deadline.left())
+                self._changed.wait_for(lambda: self._stopping or self._has(relays), deadline.left())
                 document = self._valid()
             finally:
                 self._waiting -= 1
@@ -145,10 +145,10 @@ class DirectoryClient:
         document = self._document
         return document if document is not None and document.valid_until > self._now() else None
 
-    def _count(self) -> int:
+    def _has(self, relays: int) -> bool:
         """Requires `_changed`."""
         document = self._valid()
-        return len(document.relays) if document is not None else 0
+        return document is not None and len(document.relays) >= relays
 
     # ---- asking ----
 

@@ -96,7 +96,10 @@ class ClientCircuit(CircuitEnd):
 
     def build(self, deadline: Deadline) -> None:
         """Sends CREATE and waits until all hops have proved themselves; raises `Closed` with the reason."""
-        self.link.send(self.circuit_id, Command.CREATE, self.origin.create)
+        with self.lock:
+            if not self.closed:
+                self.link.queue(self.circuit_id, Command.CREATE, self.origin.create)
+        self.link.flush()
         if not self._settled.wait(deadline.left()):
             self.end(DestroyReason.TIMEOUT)
         if self.ended_by is not None or not self.origin.built:
@@ -147,14 +150,16 @@ class ClientCircuit(CircuitEnd):
 
     def end(self, reason: DestroyReason = DestroyReason.FINISHED) -> None:
         """Ends the circuit; its streams break."""
-        self._links.destroy(self.link, self.circuit_id, reason)
         self.failed(reason, set())
+        self._links.destroy(self.link, self.circuit_id, reason)
 
     # ---- CircuitSide: the link's reader
 
     def cell(self, command: int, body: bytes, touched: Touched) -> None:
         """CREATED or RELAY."""
         with self.lock:
+            if self.closed:
+                return
             if command == Command.CREATED:
                 actions = self.origin.created(body)
             else:

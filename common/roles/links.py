@@ -1,9 +1,11 @@
 """The links of a process, and which circuit each cell on them is for.
 
 One link per next relay is kept and shared by all circuits that go there. A circuit id lives on one link only.
-Each side sends exactly one DESTROY for a circuit id; until the other side's has come, the id stays in the table
-and cells for it are thrown away, so a cell for an id that is *not* in the table is a fault of the peer and ends
-the link.
+Each side sends exactly one DESTROY for a circuit id, and nothing after it; until the other side's has come, the id
+stays in the table and cells for it are thrown away. So a cell for an id that is *not* in the table is a fault of
+the peer and ends the link. (A DESTROY that overtook its own CREATE, which was never sent, is answered.)
+
+A circuit therefore marks itself closed, under its lock, before its DESTROY is queued: `failed` comes first.
 """
 
 import logging
@@ -33,7 +35,10 @@ class CircuitSide(Protocol):
         """A CREATED or RELAY cell; raises `ProtocolError`, and the circuit is then failed."""
 
     def failed(self, reason: DestroyReason, touched: Touched) -> None:
-        """The circuit ended: by the peer's DESTROY, by the link's end, or because `cell` raised."""
+        """The circuit ended: by the peer's DESTROY, by the link's end, or because `cell` raised.
+
+        Nothing may be queued for it on this link afterwards.
+        """
 
     def drained(self) -> None:
         """The link takes more of this circuit again (any thread)."""
@@ -154,7 +159,10 @@ class Links:
             return circuit_id
 
     def destroy(self, link: Link, circuit_id: int, reason: DestroyReason) -> None:
-        """Sends DESTROY, dropping what waits; harmless when the circuit is gone from the link already."""
+        """Sends DESTROY, dropping what waits; harmless when the circuit is gone from the link already.
+
+        The circuit must be marked closed.
+        """
         with self._lock:
             table = self._tables.get(link)
             if table is None or table.get(circuit_id, _CLOSING) is _CLOSING:
@@ -215,8 +223,12 @@ class Links:
 
     def _first_cell(self, link: Link, table: Table, cell: Cell, touched: Touched) -> None:
         circuit_id, command, body = cell
-        if command != Command.CREATE or link.dialled or self._new_circuit is None:
+        if link.dialled or self._new_circuit is None or command not in (Command.CREATE, Command.DESTROY):
             raise Unexpected("a cell for a circuit that is not")
+        if command == Command.DESTROY:
+            link.queue(circuit_id, Command.DESTROY, encode_destroy(decode_destroy(body)))
+            touched.add(link)
+            return
         try:
             if len(table) >= MAX_CIRCUITS:
                 raise TooLarge("too many circuits on the link")
@@ -237,8 +249,8 @@ class Links:
             reason = DestroyReason.INTERNAL
         else:
             return
-        self.destroy(link, cell.circuit_id, reason)
         side.failed(reason, touched)
+        self.destroy(link, cell.circuit_id, reason)
 
     def _destroyed(self, link: Link, table: Table, cell: Cell, touched: Touched) -> None:
         reason = decode_destroy(cell.body)
@@ -246,7 +258,7 @@ class Links:
             side = table.pop(cell.circuit_id)
         if side is _CLOSING:
             return
+        side.failed(reason, touched)
         link.forget(cell.circuit_id)
         link.queue(cell.circuit_id, Command.DESTROY, encode_destroy(DestroyReason.FINISHED))
         touched.add(link)
-        side.failed(reason, touched)

@@ -53,8 +53,9 @@ class ListedRelay:
             listen,
             ExitPolicy.parse(exit_policy),
             [address for address, _ in gateways],
+            advertise,
         )
-        self.address = advertise or self.relay.address
+        self.address = self.relay.address
         if self.address.host in _UNSPECIFIED:
             raise ConfigError(f"listen: {listen} tells nobody where the relay is: set advertise too")
         self._registrations = [

@@ -4,10 +4,12 @@ A relay knows of a circuit the link before it and the link after it, and nothing
 """
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -16,8 +18,8 @@ from common.circuit.actions import ExtendTo
 from common.circuit.hop import Hop
 from common.crypto.handshake import answer
 from common.directory.addresses import Address
-from common.directory.exit_policy import ExitPolicy
-from common.errors import AuthenticationFailed, Closed, DestroyReason, Malformed, TooLarge
+from common.directory.exit_policy import ExitPolicy, is_special
+from common.errors import AuthenticationFailed, Closed, DestroyReason, TooLarge
 from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.listener import Listener
@@ -48,7 +50,7 @@ class RelayIdentity:
 
 
 class Relay:
-    """A relay without its registration: `start`, `address`, `stop`."""
+    """A relay without its registration; `address` is where others dial it."""
 
     def __init__(
         self,
@@ -57,16 +59,22 @@ class Relay:
         listen: Address,
         policy: ExitPolicy,
         network_ports: Iterable[Address] = (),
+        advertise: Address | None = None,
     ) -> None:
-        """`onion_keys`: public to secret, those accepted now. Raises `ConfigError` when it cannot listen."""
+        """`onion_keys`: public to secret, those accepted now; `network_ports`: no exit dials them, nor its own.
+
+        `advertise` is where others dial it, `listen` if None. Raises `ConfigError` when it cannot listen.
+        """
         self._identity = identity
         self._onion_keys = onion_keys
         self.pump = Pump("streams")
         self.links = Links(self._new_circuit)
         context = server_context(identity.certificate, identity.key)
         self._listener = Listener((listen.host, listen.port), context, self.links, self._add_link)
-        self.address = Address(*self._listener.address)
-        self._exit = Exit(self.pump, policy, [*network_ports, self.address])
+        listened = Address(*self._listener.address)
+        self.address = advertise or listened
+        self._private = self.address.ip is not None and is_special(self.address.ip)
+        self._exit = Exit(self.pump, policy, [*network_ports, listened, self.address])
         self._dials = threading.BoundedSemaphore(MAX_DIALS)
         self._buckets: dict[Link, tuple[TokenBucket, TokenBucket]] = {}
 
@@ -125,14 +133,29 @@ class Relay:
 
     def _dial(self, circuit: RelayCircuit, action: ExtendTo) -> None:
         try:
-            link = self.links.obtain((action.host, action.port), action.identity, Deadline(DIAL_TIMEOUT))
-        except (Closed, AuthenticationFailed, Malformed) as error:
+            address = self._dialable(action.host, action.port)
+            link = self.links.obtain(address, action.identity, Deadline(DIAL_TIMEOUT))
+        except (Closed, AuthenticationFailed) as error:
             _logger.debug("cannot extend: %s", error)
             circuit.end(DestroyReason.UNREACHABLE)
             return
         finally:
             self._dials.release()
         self._extend_by(circuit, link, action.create)
+
+    def _dialable(self, host: str, port: int) -> tuple[str, int]:
+        """A numeric address to dial; raises `Closed`.
+
+        A relay on a public address dials no private one: clients must not probe its network by EXTEND.
+        """
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            raise Closed("the next relay's name is not known", DestroyReason.UNREACHABLE) from None
+        for *_, target in found:
+            if self._private or not is_special(ip_address(str(target[0]).split("%")[0])):
+                return str(target[0]), port
+        raise Closed("the next relay's address is private", DestroyReason.UNREACHABLE)
 
     def _extend_by(self, circuit: RelayCircuit, link: Link, create: bytes) -> None:
         try:

@@ -36,7 +36,16 @@ class RelayCircuit(CircuitEnd):
         if command != Command.RELAY:
             raise Unexpected("CREATED from the client's side")
         with self.lock:
+            if self.closed:
+                return
             actions = self.hop.receive_forward(body, monotonic())
+            match actions:
+                case [PassOn(inner)]:
+                    assert self._next is not None
+                    link, circuit_id = self._next
+                    link.queue(circuit_id, Command.RELAY, inner)
+                    touched.add(link)
+                    return
             if self.queue_cells():
                 touched.add(self.link)
         for action in actions:
@@ -51,11 +60,6 @@ class RelayCircuit(CircuitEnd):
 
     def _perform(self, action: Action, touched: Touched) -> None:
         match action:
-            case PassOn(body):
-                assert self._next is not None
-                link, circuit_id = self._next
-                link.queue(circuit_id, Command.RELAY, body)
-                touched.add(link)
             case ExtendTo():
                 self.dial(self, action, touched)
             case OpenTarget(stream_id, host, port, flags):
@@ -92,15 +96,17 @@ class RelayCircuit(CircuitEnd):
         with self.lock:
             self._next = (link, circuit_id)
             gone = self.closed
+            if not gone:
+                link.queue(circuit_id, Command.CREATE, create)
         if gone:
             self._links.destroy(link, circuit_id, DestroyReason.FINISHED)
-            return
-        link.send(circuit_id, Command.CREATE, create)
+        else:
+            link.flush()
 
     def end(self, reason: DestroyReason) -> None:
         """Ends the circuit in both directions; any thread."""
-        self._links.destroy(self.link, self.circuit_id, reason)
         self.failed(reason, set())
+        self._links.destroy(self.link, self.circuit_id, reason)
 
 
 class _Next:

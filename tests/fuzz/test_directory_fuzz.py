@@ -4,7 +4,7 @@ import json
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.crypto.signing import Envelope
@@ -59,6 +59,9 @@ MESSAGES: list[Message] = [
     Unchanged(),
 ]
 
+# A busy machine is slow, and Hypothesis builds its tables of characters inside the first test.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
@@ -81,6 +84,7 @@ def almost_right(draw: st.DrawFn) -> bytes:
     return json.dumps(members).encode()
 
 
+@PATIENT
 @given(almost_right())
 def test_only_our_errors_come_out_of_the_parsers(data: bytes) -> None:
     expected = removal_proof(NETWORK, bytes(32), bytes(32))
@@ -102,6 +106,7 @@ def test_only_our_errors_come_out_of_the_parsers(data: bytes) -> None:
             pass
 
 
+@PATIENT
 @given(
     st.text(max_size=60) | st.from_regex(r"(accept|reject) [*0-9a-f:./\[\]]{1,20}:[-0-9*]{1,8}", fullmatch=True)
 )
@@ -113,6 +118,7 @@ def test_a_policy_that_is_taken_can_be_written_and_read(text: str) -> None:
     assert ExitPolicy.parse(str(policy)) == policy
 
 
+@PATIENT
 @given(st.from_regex(r"[\[\]0-9a-zA-Z.:_-]{1,40}:[0-9]{1,6}", fullmatch=True))
 def test_an_address_that_is_taken_can_be_written_and_read(text: str) -> None:
     try:
@@ -155,6 +161,7 @@ operations = st.tuples(
 )
 
 
+@PATIENT
 @given(st.lists(operations, max_size=40))
 def test_a_registry_keeps_its_promises_whatever_happens(steps: list[tuple[str, int, int, int]]) -> None:
     registry, serial = Registry(NETWORK, 1, {}), 1

@@ -19,6 +19,7 @@ from common.wire.cells import choose_version, decode_destroy, encode_cell
 from common.wire.codec import Reader
 from common.wire.framing import CellReader
 from common.wire.messages import HEADER, MessageCommand, decode_messages
+from tests.helpers import PATIENT
 
 B = X25519PrivateKey.from_private_bytes(b"b" * 32)
 ONION_KEY = B.public_key().public_bytes_raw()
@@ -62,14 +63,14 @@ BYTES = st.binary(max_size=2_000) | message_like()
 
 @pytest.mark.parametrize("name", PARSERS)
 @given(data=BYTES)
-@settings(deadline=None)
+@PATIENT
 def test_parser(name: str, data: bytes) -> None:
     with suppress(ProtocolError):
         PARSERS[name](data)
 
 
 @given(st.integers(0, 1_281), st.binary(min_size=1, max_size=32))
-@settings(deadline=None)
+@PATIENT
 def test_a_changed_create(at: int, junk: bytes) -> None:
     create = client().create
     with suppress(ProtocolError):
@@ -77,13 +78,14 @@ def test_a_changed_create(at: int, junk: bytes) -> None:
 
 
 @given(st.binary(min_size=1_152, max_size=1_152))
-@settings(deadline=None, max_examples=30)
+@settings(PATIENT, max_examples=30)
 def test_a_made_up_created_is_refused(created: bytes) -> None:
     with pytest.raises(ProtocolError):
         client().finish(created)
 
 
 @given(st.lists(st.binary(max_size=3_000), max_size=8), st.integers(0, 5), st.binary(max_size=1_000))
+@PATIENT
 def test_a_link_in_pieces(pieces: list[bytes], command: int, body: bytes) -> None:
     reader = CellReader()
     with suppress(ProtocolError):
@@ -94,7 +96,7 @@ def test_a_link_in_pieces(pieces: list[bytes], command: int, body: bytes) -> Non
 
 
 @given(st.lists(BYTES, max_size=6), st.booleans())
-@settings(deadline=None)
+@PATIENT
 def test_a_hop_behind_its_layer(bodies: list[bytes], deliver: bool) -> None:
     hop = Hop(IDENTITY, KEYS)
     sealer = SUITES[KEYS.suite].sealer(KEYS.forward)
@@ -105,7 +107,7 @@ def test_a_hop_behind_its_layer(bodies: list[bytes], deliver: bool) -> None:
 
 
 @given(st.lists(BYTES, max_size=6))
-@settings(deadline=None)
+@PATIENT
 def test_a_client_behind_its_layers(bodies: list[bytes]) -> None:
     origin = Origin([PathHop(IDENTITY, ONION_KEY, "relay", 1)], Suite.AES_GCM)
     created, keys = answer(origin.create, IDENTITY, {ONION_KEY: B})

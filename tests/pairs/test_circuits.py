@@ -6,7 +6,6 @@ from hashlib import sha256
 from ipaddress import IPv4Address
 from itertools import count
 from random import Random
-from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +20,7 @@ from common.crypto.handshake import Suite
 from common.errors import EndReason, TooLarge
 from common.wire.cells import HEADER, LONG_CELL, SHORT_CELL
 from common.wire.messages import decode_messages
-from tests.helpers import blocks
+from tests.helpers import PATIENT, blocks
 from tests.pairs.memory_network import COUNTING_PORT, REFUSING_PORT, MemoryNetwork, Way
 
 BOTH = pytest.mark.parametrize("suite", list(Suite))
@@ -210,7 +209,11 @@ class Schedule:
         """One thing that one side does, if it can be done; then its cells fly."""
         end, other = self.ends[side], self._other(side)
         self.now += size / 100_000
-        ids = [stream_id for stream_id in end._streams if stream_id not in self.dialling | self.looking_up or side is Side.CLIENT]
+        ids = [
+            stream_id
+            for stream_id in end._streams
+            if stream_id not in self.dialling | self.looking_up or side is Side.CLIENT
+        ]
         stream_id = ids[pick % len(ids)] if ids else 0
         if what == "arrive":
             self._arrive(side)
@@ -310,17 +313,24 @@ ACTS = st.tuples(st.sampled_from(Side), st.sampled_from(WHAT), st.integers(0, 25
 
 
 @given(st.lists(ACTS, max_size=150), st.integers(0, 2**32))
-@settings(max_examples=200, deadline=None)
-def test_no_schedule_of_two_honest_ends_breaks_the_protocol(acts: list[tuple[Side, str, int, int]], seed: int) -> None:
+@settings(PATIENT, max_examples=200)
+def test_no_schedule_of_two_honest_ends_breaks_the_protocol(
+    acts: list[tuple[Side, str, int, int]], seed: int
+) -> None:
     """Small windows, so that limits are reached and renewed all the time; messages delayed both ways. Never a
     ProtocolError; at the end both stream tables are empty, and what no reset cut short has come whole."""
     small = {"CIRCUIT_WINDOW": 64_000, "CIRCUIT_STEP": 8_000, "STREAM_WINDOW": 16_000, "MAX_STREAM_WINDOW": 64_000}
-    with patch.multiple(window, **small), patch.object(endpoint_module, "MAX_OPEN_STREAMS", 6):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endpoint_module, "MAX_OPEN_STREAMS", 6)
+        for name, value in small.items():
+            patch.setattr(window, name, value)
         schedule, random = Schedule(), Random(seed)
         for act in acts:
             schedule.act(*act)
         for _ in range(300):
-            schedule.act(random.choice(list(Side)), random.choice(WHAT), random.randrange(256), random.randrange(1, 40_000))
+            schedule.act(
+                random.choice(list(Side)), random.choice(WHAT), random.randrange(256), random.randrange(1, 40_000)
+            )
         schedule.settle()
     for (side, stream_id), data in schedule.sent.items():
         other = Side.EXIT if side is Side.CLIENT else Side.CLIENT

@@ -166,7 +166,9 @@ def test_an_old_cell_ends_the_circuit(suite: Suite, link: int) -> None:
     assert network.build()
     stream_id = network.begin(COUNTING_PORT)
     network.run()
-    old = next(cell for at, way, cell in network.carried if (at, way) == (link, Way.FORWARD) and cell[4] & 0x7F == 4)
+    old = next(
+        cell for at, way, cell in network.carried if (at, way) == (link, Way.FORWARD) and cell[4] & 0x7F == 4
+    )
     network.client.send(stream_id, bytes(200_000))
     network.run()
     network.hook = Attack(link, Way.FORWARD, lambda _cell: [old])
@@ -211,7 +213,9 @@ def test_tagging_between_the_first_and_the_last_relay_fails(suite: Suite) -> Non
     network.client.send(stream_id, b"request")
     network.run()
     assert_ended(network, {2})
-    assert [cell[4] & 0x7F for link, way, cell in network.carried if (link, way) == (2, Way.FORWARD)] == [Command.DESTROY]
+    assert [cell[4] & 0x7F for link, way, cell in network.carried if (link, way) == (2, Way.FORWARD)] == [
+        Command.DESTROY
+    ]
 
 
 @BOTH
@@ -338,13 +342,16 @@ def test_a_middle_relay_that_speaks_to_the_client_is_refused(suite: Suite, speak
 
 
 EXTEND = Extend("relay", 9_000, b"z" * 32, bytes(1_282))
-ILL_TIMED = {
+ILL_TIMED: dict[str, tuple[list[Message], type[ProtocolError]]] = {
     "EXTEND after BEGIN": ([Begin(1, "t", 1), EXTEND], Unexpected),
     "EXTEND twice": ([EXTEND, EXTEND], Unexpected),
     "BEGIN after EXTEND": ([EXTEND, Begin(1, "t", 1)], Unexpected),
     "EXTEND to itself": ([Extend("relay", 9_000, b"\x03" * 32, bytes(1_282))], Unexpected),
     "DATA before BEGIN": ([Data(1, b"x")], Unexpected),
-    "SENDME nobody owes": ([Begin(1, "t", 1), Sendme(0, CIRCUIT_WINDOW + CIRCUIT_STEP, bytes(16))], WindowViolated),
+    "SENDME nobody owes": (
+        [Begin(1, "t", 1), Sendme(0, CIRCUIT_WINDOW + CIRCUIT_STEP, bytes(16))],
+        WindowViolated,
+    ),
     "stream SENDME before BEGIN": ([Sendme(1, 2**20)], Unexpected),
     "BEGIN twice": ([Begin(1, "t", 1), Begin(1, "t", 1)], Unexpected),
 }

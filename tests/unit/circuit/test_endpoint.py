@@ -132,7 +132,10 @@ def test_a_stream_from_begin_to_end() -> None:
     client, exit_ = endpoint(Side.CLIENT), endpoint(Side.EXIT)
     assert client.begin("target", 443, 0.0) == 1
     client.send(1, b"early")
-    assert got(exit_, *said(client)) == [OpenTarget(1, "target", 443, Begin(1, "x", 1).flags), Deliver(1, b"early")]
+    assert got(exit_, *said(client)) == [
+        OpenTarget(1, "target", 443, Begin(1, "x", 1).flags),
+        Deliver(1, b"early"),
+    ]
     assert exit_.connected(1, ADDRESS, 60)
     exit_.send(1, b"answer")
     assert got(client, *said(exit_)) == [Opened(1, ADDRESS), Deliver(1, b"answer")]
@@ -436,7 +439,9 @@ def test_messages_share_a_cell_in_their_order() -> None:
     assert client.take_cells() == []
 
 
-@pytest.mark.parametrize("size", [1, MAX_MESSAGES - 6, MAX_MESSAGES - 5, MAX_MESSAGES - 4, 5 * MAX_MESSAGES, 100_000])
+@pytest.mark.parametrize(
+    "size", [1, MAX_MESSAGES - 6, MAX_MESSAGES - 5, MAX_MESSAGES - 4, 5 * MAX_MESSAGES, 100_000]
+)
 def test_data_is_cut_to_fit_and_comes_together_again(size: int) -> None:
     client = opened(Side.CLIENT)
     data = bytes(range(256)) * (size // 256 + 1)

@@ -52,7 +52,11 @@ class Bench:
         return list(self.hop.receive_forward(self.sealer.seal(Kind.FORWARD, layer), 0.0))
 
     def hears(self) -> list[Message]:
-        return [message for cell in self.hop.take_cells() for message in decode_messages(self.stack.open(cell).messages)]
+        return [
+            message
+            for cell in self.hop.take_cells()
+            for message in decode_messages(self.stack.open(cell).messages)
+        ]
 
 
 def fresh(bench: Bench) -> None:
@@ -123,14 +127,21 @@ def test_extend_is_alone_in_its_cell(other: Message) -> None:
 
 
 def test_extend_after_begin_and_begin_after_extend_are_refused() -> None:
-    for first, second in ((EXTEND, Begin(1, "t", 1)), (Begin(1, "t", 1), EXTEND), (EXTEND, EXTEND), (Resolve(1, "t"), EXTEND)):
+    for first, second in (
+        (EXTEND, Begin(1, "t", 1)),
+        (Begin(1, "t", 1), EXTEND),
+        (EXTEND, EXTEND),
+        (Resolve(1, "t"), EXTEND),
+    ):
         bench = Bench()
         bench.says(first)
         with pytest.raises(Unexpected):
             bench.says(second)
 
 
-@pytest.mark.parametrize("message", [Data(1, b"x"), Sendme(1, 2**20), Connected(1, IPv4Address("192.0.2.1"), 0), Extended(CREATED)])
+@pytest.mark.parametrize(
+    "message", [Data(1, b"x"), Sendme(1, 2**20), Connected(1, IPv4Address("192.0.2.1"), 0), Extended(CREATED)]
+)
 def test_what_no_client_says_first_is_refused(message: Message) -> None:
     with pytest.raises(ProtocolError):
         Bench().says(message)
@@ -193,7 +204,9 @@ def test_a_backward_cell_gets_one_more_layer_while_it_fits(suite: Suite) -> None
 def test_a_hop_that_is_not_addressed_reads_nothing(suite: Suite) -> None:
     bench = Bench(suite)
     with pytest.raises(AuthenticationFailed):
-        bench.hop.receive_forward(SUITES[suite].sealer(b"x" * 32).seal(Kind.DELIVER, Begin(1, "t", 1).encode()), 0.0)
+        bench.hop.receive_forward(
+            SUITES[suite].sealer(b"x" * 32).seal(Kind.DELIVER, Begin(1, "t", 1).encode()), 0.0
+        )
 
 
 def test_malformed_messages_end_the_circuit() -> None:

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from common.circuit.actions import Built, HopAdded, Opened
+from common.circuit.actions import Action, Built, HopAdded, Opened
 from common.circuit.origin import Origin, PathHop
 from common.crypto.handshake import Suite, answer
 from common.crypto.layers import MAX_HOPS, SUITES, Kind, Opener, Sealer
@@ -32,7 +32,9 @@ class Bench:
     def __init__(self, hops: int, suite: Suite = Suite.AES_GCM) -> None:
         self.secrets = [X25519PrivateKey.generate() for _ in range(hops)]
         self.onion_keys = [secret.public_key().public_bytes_raw() for secret in self.secrets]
-        self.path = [PathHop(bytes([hop]) * 32, key, f"relay{hop}", 9_000 + hop) for hop, key in enumerate(self.onion_keys)]
+        self.path = [
+            PathHop(bytes([hop]) * 32, key, f"relay{hop}", 9_000 + hop) for hop, key in enumerate(self.onion_keys)
+        ]
         self.origin = Origin(self.path, suite)
         self.openers: list[Opener] = []
         self.sealers: list[Sealer] = []
@@ -50,9 +52,9 @@ class Bench:
             layer = sealer.seal(Kind.FORWARD, layer)
         return layer
 
-    def says(self, speaker: int, *messages: Message) -> list[object]:
+    def says(self, speaker: int, *messages: Message) -> list[Action]:
         body = b"".join(message.encode() for message in messages)
-        return list(self.origin.receive(self.layered(speaker, body), 0.0))
+        return self.origin.receive(self.layered(speaker, body), 0.0)
 
     def extend(self) -> Extend:
         """What the origin says to its last hop: it must be EXTEND."""
@@ -63,8 +65,8 @@ class Bench:
         assert isinstance(message, Extend)
         return message
 
-    def build(self) -> list[object]:
-        actions = list(self.origin.created(self.answers(self.origin.create)))
+    def build(self) -> list[Action]:
+        actions = self.origin.created(self.answers(self.origin.create))
         while not self.origin.built:
             speaker = len(self.sealers) - 1
             actions += self.says(speaker, Extended(self.answers(self.extend().create)))

@@ -20,7 +20,9 @@ _ORDER_8 = (
     "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
     "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
 )
-_CANONICAL = [value.to_bytes(32, "little") for value in (0, 1, P - 1, P, P + 1)] + [bytes.fromhex(x) for x in _ORDER_8]
+_CANONICAL = [value.to_bytes(32, "little") for value in (0, 1, P - 1, P, P + 1)] + [
+    bytes.fromhex(x) for x in _ORDER_8
+]
 LOW_ORDER = _CANONICAL + [point[:31] + bytes([point[31] | 0x80]) for point in _CANONICAL]
 
 IDENTITY = b"i" * 32
@@ -30,7 +32,9 @@ ONION_KEYS = {ONION_KEY: B}
 SUITES = pytest.mark.parametrize("suite", list(Suite))
 
 
-def client(suite: Suite = Suite.FERNET, identity: bytes = IDENTITY, onion_key: bytes = ONION_KEY) -> ClientHandshake:
+def client(
+    suite: Suite = Suite.FERNET, identity: bytes = IDENTITY, onion_key: bytes = ONION_KEY
+) -> ClientHandshake:
     return ClientHandshake(identity, onion_key, suite)
 
 
@@ -73,7 +77,9 @@ def test_the_schedule_is_the_written_one() -> None:
 
 def test_create_is_taken_apart_as_it_was_put_together() -> None:
     create = Create.decode(client(Suite.AES_GCM).create)
-    assert create.encode() == bytes([1, 2]) + create.identity + create.onion_key + create.ephemeral + create.mlkem_key
+    assert (
+        create.encode() == bytes([1, 2]) + create.identity + create.onion_key + create.ephemeral + create.mlkem_key
+    )
     assert (create.suite, create.identity, create.onion_key) == (Suite.AES_GCM, IDENTITY, ONION_KEY)
 
 
@@ -185,7 +191,9 @@ def test_a_low_order_point_is_refused_by_both_sides(point: bytes) -> None:
         poisoned.finish(created)
 
 
-@pytest.mark.parametrize("mlkem_key", [b"\xff" * 1_184, b"\x01\xfd\xff" + bytes(1_181)], ids=["all ones", "not below q"])
+@pytest.mark.parametrize(
+    "mlkem_key", [b"\xff" * 1_184, b"\x01\xfd\xff" + bytes(1_181)], ids=["all ones", "not below q"]
+)
 def test_an_mlkem_key_that_is_none_is_refused(mlkem_key: bytes) -> None:
     """Coefficients of q or more fail the modulus check (FIPS 203, section 7.2)."""
     with pytest.raises(AuthenticationFailed):
@@ -225,7 +233,10 @@ def test_forward_secrecy_against_a_leaked_onion_key() -> None:
     transcript = PROTOCOL_ID + ours.create + created[:1_120]
     for guess in (recovered, recovered + recovered, bytes(32) + recovered + bytes(32), recovered * 3):
         seed = hmac.digest(sha256(PROTOCOL_ID).digest(), guess, "sha256")
-        assert hmac.digest(seed, PURPOSES["forward"] + sha256(transcript).digest() + b"\x01", "sha256") != keys.forward
+        assert (
+            hmac.digest(seed, PURPOSES["forward"] + sha256(transcript).digest() + b"\x01", "sha256")
+            != keys.forward
+        )
     replayed, other = answer(ours.create, IDENTITY, ONION_KEYS)  # the same CREATE to the same relay again
     assert {other.forward, other.backward}.isdisjoint({keys.forward, keys.backward})
     assert replayed[:1_120] != created[:1_120]

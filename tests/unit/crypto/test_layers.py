@@ -22,7 +22,7 @@ from common.crypto.handshake import Suite
 from common.crypto.layers import MAX_HOPS, SUITES, FernetOpener, FernetSealer, Kind, Opener, Sealer
 from common.errors import AuthenticationFailed, TooLarge
 from common.wire.cells import MAX_BODY
-from tests.helpers import flip, flips
+from tests.helpers import PATIENT, flip, flips
 
 KEY = bytes(range(32))
 BOTH = pytest.mark.parametrize("suite", list(Suite))
@@ -59,6 +59,7 @@ def test_layers_open_in_the_order_they_were_sealed(suite: Suite) -> None:
 
 @pytest.mark.parametrize("suite", list(Suite))
 @given(body=st.binary(max_size=400), kind=st.sampled_from(Kind))
+@PATIENT
 def test_any_body_comes_back(suite: Suite, body: bytes, kind: Kind) -> None:
     assert opener(suite).open(sealer(suite).seal(kind, body)) == (kind, body)
 
@@ -224,6 +225,7 @@ def plain_fernet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.binary(max_size=300), st.sampled_from(Kind))
+@PATIENT
 def test_with_base64_a_layer_is_a_fernet_token(body: bytes, kind: Kind) -> None:
     ours = FernetSealer(KEY)
     for counter in range(3):
@@ -303,7 +305,9 @@ def test_official_vector_verify(vector: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("vector", vectors("verify") + vectors("generate"), ids=lambda vector: str(vector["now"]))
 def test_official_vectors_as_they_are_have_a_time_and_are_no_layers(vector: dict[str, Any]) -> None:
-    refused(Suite.FERNET, base64.urlsafe_b64decode(vector["token"]), key=base64.urlsafe_b64decode(vector["secret"]))
+    refused(
+        Suite.FERNET, base64.urlsafe_b64decode(vector["token"]), key=base64.urlsafe_b64decode(vector["secret"])
+    )
 
 
 @pytest.mark.parametrize("vector", vectors("invalid"), ids=lambda vector: str(vector["desc"]))
@@ -315,7 +319,9 @@ TIMELESS = [vector for vector in vectors("invalid") if "TS" not in vector["desc"
 
 
 @pytest.mark.parametrize("vector", TIMELESS, ids=lambda vector: str(vector["desc"]))
-def test_official_vector_invalid_for_its_own_reason(vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_official_vector_invalid_for_its_own_reason(
+    vector: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the timestamp allowed, what is wrong with the token is still found."""
     token = raw(vector["token"])
     monkeypatch.setattr(layers, "_FERNET_HEAD", token[:9])

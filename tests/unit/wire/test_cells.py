@@ -62,7 +62,9 @@ def test_no_common_version_is_said_clearly() -> None:
         choose_version(encode_hello((9, 7)))
 
 
-@pytest.mark.parametrize("body", [b"", b"\x00", b"\x01", b"\x01\x00", b"\x01\x00\x01\x00", b"\x02\x00\x01", b"\xff\x00\x01"])
+@pytest.mark.parametrize(
+    "body", [b"", b"\x00", b"\x01", b"\x01\x00", b"\x01\x00\x01\x00", b"\x02\x00\x01", b"\xff\x00\x01"]
+)
 def test_what_is_no_hello_is_malformed(body: bytes) -> None:
     with pytest.raises(Malformed):
         choose_version(body)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from common.errors import Malformed
 from common.wire.codec import Reader, pack_short_string
+from tests.helpers import PATIENT
 
 PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255)
 
@@ -40,6 +41,7 @@ def test_what_is_left_over_is_malformed() -> None:
 
 
 @given(PRINTABLE)
+@PATIENT
 def test_a_short_string_comes_back(text: str) -> None:
     packed = pack_short_string(text)
     reader = Reader(packed)

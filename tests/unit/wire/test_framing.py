@@ -5,9 +5,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import Malformed
-from common.wire.cells import HEADER, LONG_CELL, LONG_FLAG, MAX_BODY, MAX_SHORT_BODY, SHORT_CELL, Cell, Command, encode_cell
+from common.wire.cells import (
+    HEADER,
+    LONG_CELL,
+    LONG_FLAG,
+    MAX_BODY,
+    MAX_SHORT_BODY,
+    SHORT_CELL,
+    Cell,
+    Command,
+    encode_cell,
+)
 from common.wire.framing import CellReader
-from tests.helpers import Feed, feed_three_ways, flip, refused_three_ways
+from tests.helpers import PATIENT, Feed, feed_three_ways, flip, refused_three_ways
 
 
 def reader() -> Feed[Cell]:
@@ -37,10 +47,11 @@ def test_cells_come_out_alike_however_they_are_cut() -> None:
 
 
 @given(st.lists(st.integers(1, 5_000), max_size=20))
-@settings(max_examples=50)
+@settings(PATIENT, max_examples=50)
 def test_cells_come_out_alike_whatever_the_segments(cuts: list[int]) -> None:
     data = b"".join(encode_cell(*cell) for cell in CELLS)
-    feed, cells, at = reader(), [], 0
+    feed, at = reader(), 0
+    cells: list[Cell] = []
     for cut in [*cuts, len(data)]:
         cells += feed(data[at : at + cut])
         at += cut

@@ -29,6 +29,7 @@ from common.wire.messages import (
     decode_messages,
     encode_data_header,
 )
+from tests.helpers import PATIENT
 
 IPV4, IPV6 = IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1")
 EXAMPLES: list[tuple[Message, str]] = [
@@ -44,7 +45,10 @@ EXAMPLES: list[tuple[Message, str]] = [
     (Extend("h", 9, b"i" * 32, b"c" * CREATE_BODY), "06 0000 0526 0009" + "69" * 32 + "63" * 1_282 + "01 68"),
     (Extended(b"d" * CREATED_BODY), "07 0000 0480" + "64" * 1_152),
     (Resolve(6, "b.example"), "08 0006 000a 09 622e6578616d706c65"),
-    (Resolved(6, EndReason.DONE, (IPV4, IPV6), 5), "09 0006 001c 00 00000005 02 04 c0000201 06 20010db8" + "00" * 11 + "01"),
+    (
+        Resolved(6, EndReason.DONE, (IPV4, IPV6), 5),
+        "09 0006 001c 00 00000005 02 04 c0000201 06 20010db8" + "00" * 11 + "01",
+    ),
     (Resolved(6, EndReason.NOT_FOUND), "09 0006 0006 05 00000000 00"),
     (Drop(3), "0a 0000 0003 000000"),
     (Drop(0), "0a 0000 0000"),
@@ -74,7 +78,7 @@ def test_a_message_of_another_length_is_malformed(message: Message, _bytes: str)
     """The inner length lies, the outer one fits: fixed sizes must still hold. DATA and DROP have any size."""
     if isinstance(message, Data | Drop):
         return
-    command, stream_id, length = HEADER.unpack_from(message.encode())
+    command, stream_id, _ = HEADER.unpack_from(message.encode())
     data = message.encode()[HEADER.size :]
     for changed in (data[:-1], data + b"\0", b""):
         with pytest.raises(Malformed):
@@ -146,5 +150,6 @@ def test_the_data_header_is_the_head_of_data() -> None:
 
 
 @given(st.integers(1, 0xFFFF), st.binary(min_size=1, max_size=3_000))
+@PATIENT
 def test_data_is_any_bytes(stream_id: int, data: bytes) -> None:
     assert decode_messages(Data(stream_id, data).encode()) == [Data(stream_id, data)]
