@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
-from common.directory.addresses import Address
+from common.directory.addresses import Address, unmap
 from common.directory.exit_policy import ExitPolicy
 from common.errors import EndReason
 from common.net.plug import Plug
@@ -55,7 +55,9 @@ class Exit:
 
     def allows(self, address: IPAddress, port: int) -> bool:
         """Whether this very address may be dialled."""
-        return (str(address), port) not in self._own and self.policy.allows(address, port)
+        address = unmap(address)
+        own = (str(address), port) in self._own or (address.is_loopback and ("0.0.0.0", port) in self._own)
+        return not own and self.policy.allows(address, port)
 
     def look_up(self, host: str, flags: BeginFlags, done: Callable[[list[IPAddress], EndReason], None]) -> None:
         """Calls `done` with the addresses of a name or a literal address, and why there are none.

@@ -75,6 +75,7 @@ PIECES_A_TURN = 16  # sent to one peer before others get their turn
 ACCEPTS_A_TURN = 64
 BUILD_SHARE = 5  # a document that took t seconds to build is at least 5 t old before the next one is built
 MAX_TOLD = 200  # characters of an ERROR about a broken protocol
+AFTER_BUG = 0.1  # seconds, so that a bug that comes again at once does not fill the disk with its traceback
 TICK = 1.0  # seconds between two looks at deadlines
 
 
@@ -363,22 +364,25 @@ class Gateway:
     # ---- the gateway's thread ----
 
     def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                for key, events in self._selector.select(self._time_to_wait()):
-                    if isinstance(key.data, _Peer):
-                        self._serve(key.data, events)
-                    elif key.fileobj is self._wake_in:
-                        self._wake_in.recv(RECV_SIZE)
-                    elif isinstance(key.fileobj, socket.socket):
-                        self._accept(key.fileobj)
-                self._take_results()
-                self._beat(time.monotonic())
-                self._tick(time.monotonic())
-        except Exception:
-            log.exception("the gateway failed")
-        finally:
-            self._close_all()
+        while not self._stopping.is_set():
+            try:
+                self._turn()
+            except Exception:
+                log.exception("unexpected error in the gateway, going on")
+                self._stopping.wait(AFTER_BUG)
+        self._close_all()
+
+    def _turn(self) -> None:
+        for key, events in self._selector.select(self._time_to_wait()):
+            if isinstance(key.data, _Peer):
+                self._serve(key.data, events)
+            elif key.fileobj is self._wake_in:
+                self._wake_in.recv(RECV_SIZE)
+            elif isinstance(key.fileobj, socket.socket):
+                self._accept(key.fileobj)
+        self._take_results()
+        self._beat(time.monotonic())
+        self._tick(time.monotonic())
 
     def _time_to_wait(self) -> float:
         due = self._heartbeats.next_due()

@@ -229,6 +229,8 @@ class Links:
             link.queue(circuit_id, Command.DESTROY, encode_destroy(decode_destroy(body)))
             touched.add(link)
             return
+        if len(table) >= 2 * MAX_CIRCUITS:  # refused, and never closed by the peer
+            raise TooLarge("a flood of CREATE")
         try:
             if len(table) >= MAX_CIRCUITS:
                 raise TooLarge("too many circuits on the link")

@@ -97,10 +97,15 @@ class CircuitPool:
                 break
             try:
                 wish.begin_on(circuit)
-                return
             except (Closed, ProtocolError):
                 continue  # it ended this moment, or has no stream id left
-        self._build_missing()
+            if circuit.endpoint.used_streams == 1:  # it was a spare one
+                self._build_missing()
+            return
+        if self._closed:
+            wish.fail(EndReason.CIRCUIT_CLOSED)
+        else:
+            self._build_missing()
 
     def wait_ready(self, deadline: Deadline) -> None:
         """Waits for the first circuit; raises `Unreachable` with the reason there is none."""

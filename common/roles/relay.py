@@ -76,6 +76,7 @@ class Relay:
         self._private = self.address.ip is not None and is_special(self.address.ip)
         self._exit = Exit(self.pump, policy, [*network_ports, listened, self.address])
         self._dials = threading.BoundedSemaphore(MAX_DIALS)
+        self._buckets_lock = threading.Lock()  # guards the table's shape
         self._buckets: dict[Link, tuple[TokenBucket, TokenBucket]] = {}
 
     def start(self) -> None:
@@ -93,17 +94,19 @@ class Relay:
 
     def _check_idle(self) -> None:
         self.links.close_idle()
-        self._buckets = {link: buckets for link, buckets in self._buckets.items() if not link.closed}
+        with self._buckets_lock:
+            self._buckets = {link: buckets for link, buckets in self._buckets.items() if not link.closed}
         self.pump.call_later(IDLE_CHECK, self._check_idle)
 
     # ---- links: the listener's threads
 
     def _add_link(self, link: Link) -> None:
-        self._buckets[link] = TokenBucket(CREATE_RATE, CREATE_BURST), TokenBucket(BEGIN_RATE, BEGIN_BURST)
+        with self._buckets_lock:
+            self._buckets[link] = TokenBucket(CREATE_RATE, CREATE_BURST), TokenBucket(BEGIN_RATE, BEGIN_BURST)
         try:
             self.links.add(link)
         except Closed:
-            self._buckets.pop(link, None)
+            pass  # the next look for idle links drops its buckets
 
     # ---- circuits: a link's reader
 

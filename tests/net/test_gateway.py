@@ -22,7 +22,7 @@ from common.directory.descriptor import registration_proof, removal_proof, sign_
 from common.directory.document import DirectoryDocument
 from common.errors import Closed, ConfigError, DirectoryError, Unreachable
 from common.net.deadline import Deadline
-from common.net.tls import client_context
+from common.net.tls import client_context, server_context
 from common.ops.keystore import load_or_create_identity
 from common.roles import gateway as gateway_module
 from common.roles.bootstrap import DirectoryClient
@@ -38,7 +38,10 @@ from common.roles.gateway_link import (
     Pong,
     Register,
     TlsStream,
+    Unchanged,
     Unregister,
+    Welcome,
+    compress,
     encode,
 )
 from common.roles.registration import RegistrationState
@@ -577,3 +580,53 @@ def test_a_gateway_that_was_never_started_can_be_stopped(tmp_path: Path) -> None
     identity = load_or_create_identity(tmp_path)
     arguments = (identity.private_key, identity.certificate, identity.key)
     Gateway([LOOPBACK], *arguments, network=NETWORK, state_dir=tmp_path).stop()
+
+
+# ---- a gateway that holds the right key and lies ----
+
+
+@contextlib.contextmanager
+def lying(folder: Path, *answers: bytes) -> Iterator[DirectoryClient]:
+    """A client of a gateway that greets as it should, and answers the first question with `answers`."""
+    identity = load_or_create_identity(folder)
+    context = server_context(identity.certificate, identity.key)
+
+    def serve(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            sock, _ = listener.accept()
+            sock.settimeout(PATIENCE)
+            with context.wrap_socket(sock, server_side=True) as tls_sock:
+                tls_sock.recv(65_536)
+                tls_sock.sendall(encode(Welcome(1, NETWORK, bytes(32), 5_000)))
+                tls_sock.recv(65_536)
+                tls_sock.sendall(b"".join(answers))
+                tls_sock.recv(65_536)  # until the client hangs up
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            address = Address("127.0.0.1", listener.getsockname()[1])
+            yield DirectoryClient([(address, identity.public)], NETWORK)
+        finally:
+            thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        encode(Unchanged()),
+        encode(Ok()),
+        encode(Error("full", "Come back later.")),
+        encode(Document(b"not compressed")),
+        encode(Document(compress(b"not signed"))),
+        (2**31).to_bytes(4, "big"),
+        frame(b"not JSON"),
+        b"",
+    ],
+)
+def test_whatever_a_gateway_answers_a_client_raises_only_a_directory_error(tmp_path: Path, answer: bytes) -> None:
+    with lying(tmp_path, answer) as client:
+        with pytest.raises(DirectoryError):
+            client.fetch(Deadline(0.5 if not answer else PATIENCE))
+        assert client.document is None

@@ -251,3 +251,35 @@ def test_a_removed_session_is_not_pinged() -> None:
     beats.remove(1)
     assert beats.due(NOW + 100) == []
     assert beats.next_due() is None
+
+
+def test_a_new_address_that_fails_ends_the_listing() -> None:
+    of, relay = registry(), FakeRelay(1)
+    listed(of, 1, relay)
+    check = only_check(register(of, 1, relay, published=NOW + 1, address=Address("127.0.0.1", 77)))
+    gone, end = of.checked(check, "nothing answers", NOW)
+    assert isinstance(gone, Gone)
+    assert end == EndSession(1, Refusal.ADDRESS, "nothing answers")
+
+
+def test_a_look_that_succeeds_is_repeated_after_the_usual_time() -> None:
+    of, relay = registry(), FakeRelay(1)
+    listed(of, 1, relay)
+    check = only_check(of.due_checks(NOW + RECHECK_EVERY))
+    assert of.checked(check, None, NOW + RECHECK_EVERY) == []
+    assert of.due_checks(NOW + 2 * RECHECK_EVERY - 1) == []
+    assert len(of.due_checks(NOW + 2 * RECHECK_EVERY)) == 1
+
+
+def test_the_outcome_of_a_look_for_a_connection_that_ended_changes_nothing() -> None:
+    of, relay = registry(), FakeRelay(1)
+    check = only_check(register(of, 1, relay))
+    of.closed(1)
+    assert of.checked(check, None, NOW) == []
+    assert names(of) == set()
+
+
+def test_a_renewed_document_has_a_higher_serial() -> None:
+    of = registry()
+    of.renew_document()
+    assert of.document(NOW).serial == 101

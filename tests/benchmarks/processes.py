@@ -1,0 +1,100 @@
+"""Programs that the benchmark starts, and what /proc says of them.
+
+A `Popen` object is kept for each, and only through it is anything ended: its pid is not used again before that.
+Each runs in a session of its own, so ctrl-c reaches the benchmark alone, which then ends them all.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, Self
+
+from common.net.deadline import Deadline
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 8.0  # seconds all have together to end by themselves: our daemons drain for a few
+_TICKS = os.sysconf("SC_CLK_TCK")
+_OWN_SETTINGS = "TOR_NETWORK_"  # variables that our programs would take for options
+
+Child = subprocess.Popen[bytes]
+
+
+class Processes:
+    """Starts programs; `end` or leaving the `with` ends them."""
+
+    def __init__(self) -> None:
+        self._running: list[Child] = []
+
+    def start(self, command: Sequence[str | Path], log: Path | None = None, *, pipe: bool = False) -> Child:
+        """Starts a program; what it says goes to `log`, or its standard output to a pipe with `pipe`."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(_OWN_SETTINGS)}
+        output: IO[bytes] = open(log or os.devnull, "ab")
+        with output:
+            child = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if pipe else output,
+                stderr=output,
+                env=environment,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+        self._running.append(child)
+        return child
+
+    def helper(self, module: str, *arguments: object) -> tuple[Child, int]:
+        """Starts a module of this folder that prints the port it listens on; returns both."""
+        command = [sys.executable, "-m", f"tests.benchmarks.{module}", *map(str, arguments)]
+        child = self.start(command, pipe=True)
+        assert child.stdout is not None
+        with child.stdout as output:
+            return child, int(output.readline())
+
+    def end(self, children: Iterable[Child]) -> None:
+        """Asks all, waits `PATIENCE` seconds for all together, ends by force what is left."""
+        children = list(children)
+        for child in children:
+            child.terminate()
+        deadline = Deadline(PATIENCE)
+        for child in children:
+            try:
+                child.wait(deadline.left())
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        self._running = [child for child in self._running if child not in children]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end(self._running)
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """User and system time that the processes have used so far (proc(5), stat: fields 14 and 15)."""
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / _TICKS
+
+
+def resident_mb(pid: int) -> float:
+    """Memory the process holds now (VmRSS), in MB of 1e6 bytes."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise ProcessLookupError(f"process {pid} has ended")
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nothing listens on: for programs whose port must be known before they start."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(sock.getsockname()[1]) for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports

@@ -1,0 +1,464 @@
+"""A relay and what may come to its port: every bad input ends its own circuit or link, and nothing else."""
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.circuit.actions import Answered, Opened, StreamEnded
+from common.circuit.origin import Origin, PathHop
+from common.crypto.handshake import Create, Suite
+from common.errors import AuthenticationFailed, Closed, DestroyReason, EndReason
+from common.ops.keystore import load_or_create_onion_keys
+from common.roles import links as links_module
+from common.roles import relay as relay_module
+from common.roles.client import Client
+from common.wire.cells import SHORT_CELL, Cell, Command, decode_destroy, encode_cell, encode_destroy
+from common.wire.framing import CellReader
+from tests.net.in_process import (
+    InProcess,
+    Member,
+    circuit_of,
+    descriptors,
+    receive_exactly,
+    threads,
+    wait_until,
+)
+from tests.net.links import RawPeer
+from tests.system.targets import PATIENCE, Target, echo, unused_port
+
+SUITE = Suite.FERNET
+
+
+class RawClient:
+    """A dialling side written by hand, that says to a relay what the test wants."""
+
+    def __init__(self, member: Member, versions: tuple[int, ...] = (1,)) -> None:
+        address = member.address
+        self.peer = RawPeer(socket.create_connection((address.host, address.port)), server_side=False)
+        self.peer.handshake()
+        self.peer.hello(versions)
+        self._reader = CellReader()
+        self._cells = self._read()
+
+    def _read(self) -> Iterator[Cell]:
+        try:
+            for record in self.peer.records():
+                yield from (cell for cell in self._reader.feed(record) if cell.command != Command.HELLO)
+        except Closed:
+            return  # the relay's end of TLS
+
+    def say(self, circuit_id: int, command: int, body: bytes) -> None:
+        """One cell."""
+        self.peer.say(encode_cell(circuit_id, command, body))
+
+    def cell(self) -> Cell:
+        """The next cell."""
+        cell = next(self._cells, None)
+        assert cell is not None, "the relay ended the link"
+        return cell
+
+    def destroyed(self, circuit_id: int) -> DestroyReason:
+        """The next cell, which must be this circuit's DESTROY; it is answered."""
+        cell = self.cell()
+        assert (cell.circuit_id, cell.command) == (circuit_id, Command.DESTROY)
+        self.say(circuit_id, Command.DESTROY, encode_destroy(DestroyReason.FINISHED))
+        return decode_destroy(cell.body)
+
+    def build(self, *path: PathHop) -> tuple[int, Origin]:
+        """A circuit of which the first hop has answered; what follows is queued in the origin."""
+        origin = Origin(path, SUITE)
+        circuit_id = secrets.randbits(32) | 1
+        self.say(circuit_id, Command.CREATE, origin.create)
+        created = self.cell()
+        assert created.command == Command.CREATED
+        origin.created(created.body)
+        return circuit_id, origin
+
+    def flush(self, circuit_id: int, origin: Origin) -> None:
+        """Sends what the origin wants to send."""
+        for body in origin.take_cells():
+            self.say(circuit_id, Command.RELAY, body)
+
+    def link_ended(self) -> bool:
+        """Waits for the next cell: True when there is none, because the relay ended the link."""
+        return next(self._cells, None) is None
+
+    def close(self) -> None:
+        """Hangs up."""
+        self.peer.close()
+
+
+def hop(member: Member) -> PathHop:
+    """What a client knows of a relay."""
+    onion_key = load_or_create_onion_keys(member.folder, time.time()).current.public
+    return PathHop(member.identity, onion_key, member.address.host, member.address.port)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    with InProcess(tmp_path_factory.mktemp("network"), 3) as network:
+        yield network
+
+
+@pytest.fixture(scope="module")
+def bystander(network: InProcess) -> Iterator[tuple[Client, socket.socket]]:
+    """A client whose stream goes through every relay."""
+    with network.client(3) as client, Target(echo) as target:
+        with client.connect(target.host, target.port) as sock:
+            sock.settimeout(PATIENCE)
+            yield client, sock
+
+
+@pytest.fixture
+def victim(network: InProcess, bystander: tuple[Client, socket.socket]) -> Iterator[Member]:
+    """A relay; afterwards its threads, descriptors and circuits are what they were, and others did not notice."""
+    client, sock = bystander
+    wait_until(lambda: len(client.circuits.circuits) >= 3)
+    circuit = circuit_of(client)
+    member = network.members[0]
+    for dialled in network.members[1:]:  # so that a test that extends adds no link
+        raw = RawClient(member)
+        circuit_id, origin = raw.build(hop(member), hop(dialled))
+        raw.flush(circuit_id, origin)
+        origin.receive(raw.cell().body, 0.0)
+        raw.close()
+    wait_until(lambda: not any(name.startswith(("handshake", "dial")) for name in threads()))
+    wait_until(lambda: sum(not link.dialled for link in member.links) <= 4)
+    base = _counts(member)
+    yield member
+    wait_until(lambda: _counts(member) <= base)
+    assert not circuit.closed, "a stranger's fault ended somebody else's circuit"
+    token = os.urandom(50_000)
+    sock.sendall(token)
+    assert receive_exactly(sock, len(token)) == token
+
+
+def _counts(member: Member) -> tuple[int, int, int, int]:
+    return len(threads()), descriptors(), member.circuits, len(member.links)
+
+
+@pytest.fixture
+def raw(victim: Member) -> Iterator[RawClient]:
+    client = RawClient(victim)
+    yield client
+    client.close()
+
+
+# ---- before there is a link
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="silence, then the end"),
+        pytest.param(os.urandom(5_000), id="garbage"),
+        pytest.param(b"\x16" + os.urandom(5_000), id="garbage that begins like TLS"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: example\r\n\r\n", id="HTTP"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", id="truncated TLS"),
+        pytest.param(b"\x16\x03\x01\xff\xff" + bytes(70_000), id="an oversized TLS record"),
+    ],
+)
+def test_what_is_not_a_link_ends_and_leaves_nothing(victim: Member, data: bytes) -> None:
+    with socket.create_connection((victim.address.host, victim.address.port)) as sock:
+        sock.settimeout(PATIENCE)
+        try:
+            sock.sendall(data)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(65_536):
+                pass
+        except ConnectionError:
+            pass  # ended with a reset: as good
+
+
+def test_silent_strangers_do_not_keep_others_out(victim: Member) -> None:
+    address = victim.address.host, victim.address.port
+    silent = [socket.create_connection(address) for _ in range(100)]
+    raw = RawClient(victim)
+    raw.build(hop(victim))
+    raw.close()
+    for sock in silent:
+        sock.close()
+
+
+def test_a_link_without_a_common_protocol_version_ends(victim: Member) -> None:
+    raw = RawClient(victim, versions=(2, 65_535))
+    assert raw.link_ended()
+    raw.close()
+
+
+@pytest.mark.parametrize("cut", [1, 7, SHORT_CELL - 1])
+def test_a_link_that_ends_in_the_middle_of_a_cell_leaves_nothing(raw: RawClient, victim: Member, cut: int) -> None:
+    raw.build(hop(victim))
+    raw.peer.say(encode_cell(5, Command.CREATE, bytes(100))[:cut])
+
+
+# ---- cells that no honest peer sends: the link ends
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(bytes([0, 0, 0, 9, 99]) + bytes(SHORT_CELL - 5), id="unknown command"),
+        pytest.param(bytes([0, 0, 0, 9, 4, 0xFF, 0xFF]) + bytes(SHORT_CELL - 7), id="a length beyond the cell"),
+        pytest.param(encode_cell(9, Command.RELAY, b"")[:-1] + b"x", id="padding that is not zero"),
+        pytest.param(encode_cell(0, Command.CREATE, bytes(1_282)), id="CREATE without a circuit id"),
+        pytest.param(encode_cell(9, Command.RELAY, bytes(100)), id="RELAY for a circuit that never was"),
+        pytest.param(encode_cell(9, Command.CREATED, bytes(1_152)), id="CREATED that nobody asked for"),
+        pytest.param(encode_cell(0, Command.HELLO, b"\x01\x00\x01"), id="a second HELLO"),
+    ],
+)
+def test_a_cell_that_cannot_be_ends_the_link(raw: RawClient, data: bytes) -> None:
+    raw.peer.say(data)
+    assert raw.link_ended()
+
+
+def test_a_circuit_id_in_use_ends_the_link(raw: RawClient, victim: Member) -> None:
+    circuit_id, origin = raw.build(hop(victim))
+    raw.say(circuit_id, Command.CREATE, Origin([hop(victim)], SUITE).create)
+    assert raw.link_ended()
+
+
+def test_a_destroy_of_two_bytes_ends_the_link(raw: RawClient, victim: Member) -> None:
+    circuit_id, _ = raw.build(hop(victim))
+    raw.say(circuit_id, Command.DESTROY, b"\0\0")
+    assert raw.link_ended()
+
+
+# ---- CREATE that cannot be answered: the circuit ends, always alike
+
+
+def _create(member: Member) -> Create:
+    return Create.decode(Origin([hop(member)], SUITE).create)
+
+
+def _with(create: Create, **changes: bytes) -> bytes:
+    fields = {name: getattr(create, name) for name in ("suite", "identity", "onion_key", "ephemeral", "mlkem_key")}
+    return Create(**{**fields, **changes}).encode()
+
+
+@pytest.mark.parametrize("fault", ["onion_key", "identity", "low order", "mlkem_key", "short", "long", "suite", "empty"])
+def test_a_create_that_cannot_be_answered_ends_the_circuit_and_tells_nothing(
+    raw: RawClient, victim: Member, fault: str
+) -> None:
+    create = _create(victim)
+    body = {
+        "onion_key": _with(create, onion_key=os.urandom(32)),
+        "identity": _with(create, identity=os.urandom(32)),
+        "low order": _with(create, ephemeral=bytes(32)),
+        "mlkem_key": _with(create, mlkem_key=b"\xff" * 1_184),
+        "short": create.encode()[:-1],
+        "long": create.encode() + b"\0",
+        "suite": b"\x01\x09" + create.encode()[2:],
+        "empty": b"",
+    }[fault]
+    raw.say(7, Command.CREATE, body)
+    assert raw.destroyed(7) is DestroyReason.PROTOCOL
+    raw.build(hop(victim))  # the link lives on
+
+
+def test_a_replayed_create_gives_other_keys(raw: RawClient, victim: Member) -> None:
+    origin = Origin([hop(victim)], SUITE)
+    answers = []
+    for circuit_id in (1, 2):
+        raw.say(circuit_id, Command.CREATE, origin.create)
+        answers.append(raw.cell().body)
+    assert answers[0] != answers[1]
+    origin.created(answers[0])
+    origin.endpoint.resolve("localhost", 0.0)
+    raw.flush(2, origin)  # a replayer has no keys for the second circuit, and the first's do not fit
+    assert raw.destroyed(2) is DestroyReason.PROTOCOL
+
+
+def test_a_flood_of_create_is_refused_with_limit(
+    network: InProcess, victim: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "CREATE_BURST", 5)
+    monkeypatch.setattr(relay_module, "CREATE_RATE", 0)
+    raw = RawClient(victim)
+    for _ in range(5):
+        raw.build(hop(victim))
+    raw.say(9, Command.CREATE, Origin([hop(victim)], SUITE).create)
+    assert raw.destroyed(9) is DestroyReason.LIMIT
+    raw.close()
+
+
+def test_a_link_carries_no_more_circuits_than_its_limit(
+    raw: RawClient, victim: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_module, "MAX_CIRCUITS", 3)
+    ids = [raw.build(hop(victim))[0] for _ in range(3)]
+    raw.say(9, Command.CREATE, Origin([hop(victim)], SUITE).create)
+    assert raw.destroyed(9) is DestroyReason.LIMIT
+    raw.say(ids[0], Command.DESTROY, encode_destroy(DestroyReason.FINISHED))
+    assert raw.cell().command == Command.DESTROY
+    raw.build(hop(victim))
+
+
+def test_refused_creates_that_are_never_closed_do_not_fill_the_table(
+    raw: RawClient, victim: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_module, "MAX_CIRCUITS", 50)
+    before = victim.circuits
+    try:
+        for circuit_id in range(1, 500):
+            raw.say(circuit_id, Command.CREATE, b"")
+    except OSError:
+        pass  # the relay has had enough
+    for _ in range(499):
+        if raw.link_ended():
+            break
+    assert victim.circuits - before <= 100
+
+
+# ---- RELAY cells
+
+
+def test_a_layer_that_does_not_verify_ends_the_circuit(raw: RawClient, victim: Member) -> None:
+    circuit_id, origin = raw.build(hop(victim))
+    origin.endpoint.resolve("localhost", 0.0)
+    for body in origin.take_cells():
+        raw.say(circuit_id, Command.RELAY, body[:-1] + bytes([body[-1] ^ 1]))
+    assert raw.destroyed(circuit_id) is DestroyReason.PROTOCOL
+    raw.build(hop(victim))
+
+
+@pytest.mark.parametrize("body", [b"", b"\0", os.urandom(100), os.urandom(16_377)], ids=len)
+def test_garbage_in_a_relay_cell_ends_the_circuit(raw: RawClient, victim: Member, body: bytes) -> None:
+    circuit_id, _ = raw.build(hop(victim))
+    raw.say(circuit_id, Command.RELAY, body)
+    assert raw.destroyed(circuit_id) is DestroyReason.PROTOCOL
+
+
+def test_a_replayed_cell_ends_the_circuit(raw: RawClient, victim: Member) -> None:
+    circuit_id, origin = raw.build(hop(victim))
+    origin.endpoint.resolve("127.0.0.1", 0.0)
+    (body,) = origin.take_cells()
+    raw.say(circuit_id, Command.RELAY, body)
+    (answered,) = origin.receive(raw.cell().body, 0.0)
+    assert isinstance(answered, Answered)
+    raw.say(circuit_id, Command.RELAY, body)
+    assert raw.destroyed(circuit_id) is DestroyReason.PROTOCOL
+
+
+def test_extend_to_the_relay_itself_is_refused(raw: RawClient, victim: Member) -> None:
+    circuit_id, origin = raw.build(hop(victim), hop(victim))
+    raw.flush(circuit_id, origin)
+    assert raw.destroyed(circuit_id) is DestroyReason.PROTOCOL
+
+
+def test_extend_to_a_dead_port_ends_the_circuit_with_unreachable(raw: RawClient, victim: Member) -> None:
+    nobody = PathHop(os.urandom(32), os.urandom(32), "127.0.0.1", unused_port())
+    circuit_id, origin = raw.build(hop(victim), nobody)
+    raw.flush(circuit_id, origin)
+    assert raw.destroyed(circuit_id) is DestroyReason.UNREACHABLE
+
+
+def test_extend_to_another_identity_than_answers_ends_the_circuit(
+    raw: RawClient, victim: Member, network: InProcess
+) -> None:
+    other = hop(network.members[1])
+    impostor = PathHop(os.urandom(32), other.onion_key, other.host, other.port)
+    circuit_id, origin = raw.build(hop(victim), impostor)
+    raw.flush(circuit_id, origin)
+    assert raw.destroyed(circuit_id) is DestroyReason.UNREACHABLE
+
+
+def test_a_circuit_that_is_destroyed_while_its_extension_is_dialled_leaves_nothing(
+    raw: RawClient, victim: Member
+) -> None:
+    with Target(lambda _sock, ending: ending.wait()) as mute:  # accepts, and never says a word of TLS
+        stranger = PathHop(os.urandom(32), os.urandom(32), mute.host, mute.port)
+        circuit_id, origin = raw.build(hop(victim), stranger)
+        raw.flush(circuit_id, origin)
+        wait_until(lambda: mute.accepted)
+        raw.say(circuit_id, Command.DESTROY, encode_destroy(DestroyReason.FINISHED))
+        assert raw.destroyed(circuit_id) is DestroyReason.FINISHED
+
+
+def test_a_hop_that_answers_extend_itself_is_found_out(network: InProcess) -> None:
+    path = [hop(network.members[0]), hop(network.members[1])]
+    raw = RawClient(network.members[0])
+    origin = Origin(path, SUITE)
+    raw.say(1, Command.CREATE, origin.create)
+    origin.created(raw.cell().body)
+    impostor = Origin([path[0]], SUITE)
+    raw.say(2, Command.CREATE, impostor.create)
+    made_up = raw.cell().body
+    assert origin._handshake is not None
+    with pytest.raises(AuthenticationFailed):
+        origin._add_hop(made_up)
+    raw.close()
+
+
+# ---- the exit
+
+
+def _answer(raw: RawClient, origin: Origin) -> object:
+    """The first action that the exit's next cells lead to."""
+    while True:
+        actions = origin.receive(raw.cell().body, 0.0)
+        if actions:
+            return actions[0]
+
+
+def _begin(raw: RawClient, circuit_id: int, origin: Origin, host: str, port: int) -> object:
+    origin.endpoint.begin(host, port, 0.0)
+    raw.flush(circuit_id, origin)
+    return _answer(raw, origin)
+
+
+@pytest.mark.parametrize("spelling", ["127.0.0.1", "localhost", "::ffff:127.0.0.1", "127.1", "2130706433"])
+@pytest.mark.parametrize("whose", ["relay", "gateway"])
+def test_the_networks_own_ports_are_refused_whatever_the_policy(
+    raw: RawClient, victim: Member, network: InProcess, spelling: str, whose: str
+) -> None:
+    port = victim.address.port if whose == "relay" else network.gateway.address.port
+    circuit_id, origin = raw.build(hop(victim))
+    ended = _begin(raw, circuit_id, origin, spelling, port)
+    assert isinstance(ended, StreamEnded)
+    assert ended.reason is EndReason.POLICY
+
+
+def test_a_flood_of_begin_is_refused_with_limit(victim: Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "BEGIN_BURST", 2)
+    monkeypatch.setattr(relay_module, "BEGIN_RATE", 0)
+    raw = RawClient(victim)
+    circuit_id, origin = raw.build(hop(victim))
+    with Target(echo) as target:
+        for _ in range(2):
+            assert isinstance(_begin(raw, circuit_id, origin, target.host, target.port), Opened)
+        ended = _begin(raw, circuit_id, origin, target.host, target.port)
+        assert isinstance(ended, StreamEnded)
+        assert ended.reason is EndReason.LIMIT
+        raw.close()
+
+
+def test_an_exit_ends_its_targets_when_the_client_hangs_up(victim: Member) -> None:
+    raw = RawClient(victim)
+    circuit_id, origin = raw.build(hop(victim))
+    with Target(echo) as target:
+        assert isinstance(_begin(raw, circuit_id, origin, target.host, target.port), Opened)
+        sockets = descriptors()
+        raw.close()
+        wait_until(lambda: descriptors() < sockets)
+
+
+def test_looking_for_idle_links_survives_links_that_come_and_go(victim: Member) -> None:
+    relay = victim.relay.relay
+    errors: list[Exception] = []
+    raws: list[RawClient] = []
+    for _ in range(20):
+        raws.append(RawClient(victim))
+        try:
+            relay._check_idle()
+        except RuntimeError as error:
+            errors.append(error)
+    for raw in raws:
+        raw.build(hop(victim))
+        raw.close()
+    assert not errors
