@@ -22,6 +22,7 @@ MAX_ADDRESSES = 3  # of a name are tried: more would outlast the client's patien
 RESOLVERS = 8  # look-ups at a time: getaddrinfo blocks its thread
 MAX_LOOKUPS = 1_024  # waiting: beyond it a name is answered "limit", not queued for minutes
 TTL = 60  # seconds a client may remember an answer; getaddrinfo does not tell the real one
+_EVERY_HOST = ("0.0.0.0", "::")  # listened on, they are loopback too
 _FAMILIES = {
     BeginFlags.ANY: socket.AF_UNSPEC,
     BeginFlags.IPV4_ONLY: socket.AF_INET,
@@ -56,8 +57,8 @@ class Exit:
     def allows(self, address: IPAddress, port: int) -> bool:
         """Whether this very address may be dialled."""
         address = unmap(address)
-        own = (str(address), port) in self._own or (address.is_loopback and ("0.0.0.0", port) in self._own)
-        return not own and self.policy.allows(address, port)
+        hosts = (str(address), *_EVERY_HOST) if address.is_loopback else (str(address),)
+        return not any((host, port) in self._own for host in hosts) and self.policy.allows(address, port)
 
     def look_up(self, host: str, flags: BeginFlags, done: Callable[[list[IPAddress], EndReason], None]) -> None:
         """Calls `done` with the addresses of a name or a literal address, and why there are none.

@@ -167,12 +167,13 @@ class CircuitPool:
                 return None
             unused: ClientCircuit | None = None
             for circuit in self._circuits:
+                if circuit.isolation is not None and circuit.isolation != wish.isolation:
+                    continue
                 if circuit.worn or circuit.closed or not wish.fits(circuit.exit.descriptor):
                     continue
-                if circuit.isolation == wish.isolation:
+                if circuit.isolation is not None:
                     return circuit
-                if circuit.isolation is None and unused is None:
-                    unused = circuit
+                unused = unused or circuit
             if unused is not None:
                 unused.isolation = wish.isolation
                 unused.used_at = monotonic()

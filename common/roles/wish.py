@@ -103,6 +103,7 @@ class Opening(Wish):
         self.flags = flags
         self.first = first
         self._port = port
+        self._address = _literal(host)
         self._refuse_stream = refused
 
     @property
@@ -114,11 +115,9 @@ class Opening(Wish):
         """Judged by the address when the host is one, else by the port."""
         if exit_.identity in self.avoid:
             return False
-        try:
-            address = ip_address(self.host)
-        except ValueError:
+        if self._address is None:
             return exit_.policy.may_allow_port(self.port)
-        return exit_.policy.allows(address, self.port)
+        return exit_.policy.allows(self._address, self.port)
 
     def begin_on(self, circuit: "ClientCircuit") -> None:
         """See `Wish`."""
@@ -126,6 +125,13 @@ class Opening(Wish):
 
     def _refuse(self, reason: EndReason) -> None:
         self._refuse_stream(reason)
+
+
+def _literal(host: str) -> IPAddress | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 class Question(Wish):
