@@ -1,6 +1,6 @@
 """What a state machine asks its owner to do. Cells to send are not here: `take_cells()` has those."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.errors import EndReason
 from common.wire.messages import BeginFlags, IPAddress
@@ -28,7 +28,7 @@ class OpenTarget:
     """An exit: dial the target, then `connected` or `reset`."""
 
     stream_id: int
-    host: str
+    host: str = field(repr=False)  # targets and users' bytes stay out of tracebacks and logs
     port: int
     flags: BeginFlags
 
@@ -38,7 +38,7 @@ class LookUp:
     """An exit: look the name up, then `resolved`."""
 
     stream_id: int
-    host: str
+    host: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Deliver:
     """Hand these bytes to the stream's application, and report with `taken` what it took."""
 
     stream_id: int
-    data: bytes
+    data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

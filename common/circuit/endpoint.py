@@ -38,7 +38,8 @@ from common.wire.messages import (
 )
 
 LAST_STREAM_ID = 2**16 - 1  # ids only rise: a circuit that used them all is replaced
-MAX_OPEN_STREAMS = 4_096  # per circuit at an exit: each is a socket, and descriptors are finite
+MAX_OPEN_STREAMS = 4_096  # per circuit: each is a socket at the exit, and descriptors are finite
+MAX_TABLE = 2 * MAX_OPEN_STREAMS  # streams with refused ones that the client has not ended yet; then it is no client
 
 Seal = Callable[[bytes], tuple[bytes, bytes]]
 
@@ -179,6 +180,11 @@ class Endpoint:
         self._step(stream_id, Event.RESOLVED)
         self.tell(Resolved(stream_id, reason, addresses, ttl))
 
+    def may_send(self, stream_id: int) -> bool:
+        """Whether the stream's state allows DATA."""
+        stream = self._streams.get(stream_id)
+        return stream is not None and stream.may_send
+
     def sendable(self, stream_id: int) -> int:
         """Bytes of DATA that both the stream's and the circuit's limit allow now."""
         stream = self._streams.get(stream_id)
@@ -273,6 +279,8 @@ class Endpoint:
     def _open(self, stream_id: int, event: Event, now: float) -> None:
         if stream_id <= self._highest:
             raise Unexpected(f"{event.name} for a stream id that was used")
+        if len(self._streams) >= MAX_TABLE:
+            raise TooLarge("too many streams on the circuit")
         self._streams[stream_id] = Stream(self._side, next_state(self._side, State.IDLE, event), now)
         self._highest = stream_id
 

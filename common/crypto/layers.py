@@ -4,8 +4,8 @@
     kind DELIVER   the body is messages for this hop
 
 A layer opens only in the order it was sealed: its counter must be the expected one, so a changed, replayed,
-reordered or dropped cell fails at the next hop. Every failure is the same `AuthenticationFailed`, and the
-circuit ends.
+reordered or dropped cell fails, forward at the next hop, backward (where relays only seal) at the client. Every
+failure is the same `AuthenticationFailed`, and the circuit ends.
 
 `fernet` is the Fernet token format (version, timestamp, IV, AES-128-CBC, HMAC-SHA256) as bytes, without base64:
 nested base64 would grow by a third a hop. The timestamp is 0, or each relay would read the client's clock.

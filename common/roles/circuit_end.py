@@ -143,9 +143,12 @@ class CircuitEnd:
             return self.endpoint.sendable(stream_id)
 
     def send(self, stream_id: int, data: bytes) -> None:
-        """Sends what `sendable` allowed; bytes for a stream that has ended in the meantime are dropped."""
+        """Sends what `sendable` allowed; bytes for a stream that has ended in the meantime are dropped.
+
+        One thread, the pump's, reads for all streams of a circuit, so what was allowed still is.
+        """
         with self.lock:
-            if not self.closed and self.endpoint.sendable(stream_id) >= len(data):
+            if not self.closed and self.endpoint.may_send(stream_id):
                 self.endpoint.send(stream_id, data)
                 self.queue_cells()
         self.link.flush()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from common.circuit.actions import Action, Answered, Built, HopAdded, Opened
+from common.circuit.endpoint import MAX_OPEN_STREAMS
 from common.circuit.origin import Origin, PathHop
 from common.crypto.handshake import Suite
 from common.directory.document import RelayEntry
@@ -115,8 +116,8 @@ class ClientCircuit(CircuitEnd):
 
     @property
     def worn(self) -> bool:
-        """Whether it has nearly used its stream ids."""
-        return self.endpoint.used_streams >= MAX_STREAMS
+        """Whether it has nearly used its stream ids, or carries as many streams as an exit takes."""
+        return self.endpoint.used_streams >= MAX_STREAMS or self.endpoint.open_streams >= MAX_OPEN_STREAMS
 
     def begin(self, opening: Opening) -> None:
         """Opens a stream; raises `Closed` when the circuit is gone, `TooLarge` when it is worn out."""

@@ -7,7 +7,7 @@ Several messages may share a cell; none crosses cells. Whether a message is lega
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import ClassVar, Self
@@ -65,7 +65,7 @@ class Begin:
 
     command: ClassVar = MessageCommand.BEGIN
     stream_id: int
-    host: str
+    host: str = field(repr=False)  # targets and users' bytes stay out of tracebacks and logs
     port: int
     flags: BeginFlags = BeginFlags.ANY
 
@@ -124,7 +124,7 @@ class Data:
 
     command: ClassVar = MessageCommand.DATA
     stream_id: int
-    data: bytes
+    data: bytes = field(repr=False)
 
     def encode(self) -> bytes:
         """The bytes as they are."""
@@ -237,7 +237,7 @@ class Resolve:
 
     command: ClassVar = MessageCommand.RESOLVE
     stream_id: int
-    host: str
+    host: str = field(repr=False)
 
     def encode(self) -> bytes:
         """host (length byte and name)."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 from common.net.deadline import Deadline
 
@@ -28,11 +28,20 @@ class Processes:
     def __init__(self) -> None:
         self._running: list[Child] = []
 
-    def start(self, command: Sequence[str | Path], log: Path | None = None, *, pipe: bool = False) -> Child:
-        """Starts a program; what it says goes to `log`, or its standard output to a pipe with `pipe`."""
+    def start(
+        self,
+        command: Sequence[str | Path],
+        log: Path | None = None,
+        *,
+        pipe: bool = False,
+        handles: Sequence[int] = (),
+    ) -> Child:
+        """Starts a program; what it says goes to `log`, or its standard output to a pipe with `pipe`.
+
+        It inherits the file descriptors `handles`.
+        """
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_OWN_SETTINGS)}
-        output: IO[bytes] = open(log or os.devnull, "ab")
-        with output:
+        with open(log or os.devnull, "ab") as output:
             child = subprocess.Popen(
                 [str(word) for word in command],
                 stdin=subprocess.DEVNULL,
@@ -40,6 +49,7 @@ class Processes:
                 stderr=output,
                 env=environment,
                 cwd=ROOT,
+                pass_fds=handles,
                 start_new_session=True,
             )
         self._running.append(child)

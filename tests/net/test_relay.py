@@ -171,8 +171,8 @@ def test_what_is_not_a_link_ends_and_leaves_nothing(victim: Member, data: bytes)
             sock.shutdown(socket.SHUT_WR)
             while sock.recv(65_536):
                 pass
-        except ConnectionError:
-            pass  # ended with a reset: as good
+        except OSError:
+            pass  # ended with a reset, maybe at once: as good
 
 
 def test_silent_strangers_do_not_keep_others_out(victim: Member) -> None:

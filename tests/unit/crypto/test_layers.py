@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hmac
 import json
 from collections.abc import Callable
 from random import Random
@@ -12,7 +13,7 @@ import pytest
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
-from cryptography.hazmat.primitives.ciphers.modes import ECB
+from cryptography.hazmat.primitives.ciphers.modes import CBC, ECB
 from cryptography_vectors import open_vector_file
 from hypothesis import given
 from hypothesis import strategies as st
@@ -268,13 +269,39 @@ def test_a_valid_token_that_is_no_layer_is_refused(plain: bytes) -> None:
     refused(Suite.FERNET, base64.urlsafe_b64decode(Fernet(FERNET_KEY).encrypt_at_time(plain, 0)))
 
 
-def test_a_wrong_version_is_refused_though_signed() -> None:
-    ours = FernetSealer(KEY)
-    layer = ours.seal(Kind.DELIVER, b"x")
-    signed = b"\x81" + layer[1:-32]
-    tag = ours._hmac.copy()
-    tag.update(signed)
-    refused(Suite.FERNET, signed + tag.finalize())
+def signed(data: bytes) -> bytes:
+    """What a hostile client can make, who holds the key: anything at all, with a right signature."""
+    return data + hmac.digest(KEY[:16], data, "sha256")
+
+
+def encrypted(blocks: bytes) -> bytes:
+    """Version, zero timestamp, zero IV and the blocks in CBC, with whatever padding they bring."""
+    encryptor = Cipher(AES(KEY[16:]), CBC(bytes(16))).encryptor()
+    return signed(b"\x80" + bytes(8) + bytes(16) + encryptor.update(blocks))
+
+
+HEAD = bytes([0, 0, 0, 0, 1, 0])
+
+
+def test_the_bench_for_signed_nonsense_makes_layers() -> None:
+    assert FernetOpener(KEY).open(encrypted(HEAD + b"x" * 8 + b"\2\2")) == (Kind.DELIVER, b"x" * 8)
+
+
+@pytest.mark.parametrize("padding", [b"\0", b"\x11", b"\xff", b"\1\2", b"\0\0\3", b"\2\3\3", b"\3\2\3"])
+def test_padding_that_is_not_pkcs7_is_refused_though_signed(padding: bytes) -> None:
+    refused(Suite.FERNET, encrypted((HEAD + b"x" * 26)[: 32 - len(padding)] + padding))
+
+
+@pytest.mark.parametrize("size", range(42))
+def test_a_layer_without_ciphertext_is_refused_though_signed(size: int) -> None:
+    refused(Suite.FERNET, signed((b"\x80" + bytes(41))[:size]))
+
+
+@pytest.mark.parametrize("head", [b"\x81" + bytes(8), b"\x00" + bytes(8), b"\x80" + bytes(7) + b"\1"])
+def test_a_wrong_version_or_time_is_refused_though_signed(head: bytes) -> None:
+    layer = FernetSealer(KEY).seal(Kind.DELIVER, b"x")
+    assert signed(layer[:-32]) == layer
+    refused(Suite.FERNET, signed(head + layer[9:-32]))
 
 
 def test_every_iv_is_new_although_one_context_makes_them_all() -> None:

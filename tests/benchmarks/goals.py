@@ -1,0 +1,107 @@
+"""What is measured, who is compared, and the goals of the project: the tables that runs and reports share."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from tests.benchmarks.results import Results
+
+SUITES = ("fernet", "aes-gcm")
+YARDSTICK = "C tor fast"
+TOR_DEFAULT = "C tor default"
+FORWARDERS = "forwarders"
+DIRECT = "direct"
+CONTENDERS = (*SUITES, YARDSTICK, TOR_DEFAULT, FORWARDERS, DIRECT)
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One number; `better` is "more" or "less"."""
+
+    name: str
+    title: str
+    unit: str
+    better: str
+
+
+_MEASURES = (
+    Measure("download_1", "download, 1 stream", "MB/s", "more"),
+    Measure("download_16", "download, 16 streams, one circuit", "MB/s", "more"),
+    Measure("download_16_isolated", "download, 16 streams, a circuit each", "MB/s", "more"),
+    Measure("upload_1", "upload, 1 stream", "MB/s", "more"),
+    Measure("cpu", "CPU of client and relays, all transfers", "s/GB", "less"),
+    Measure("echo_median", "echo of 64 bytes, median", "ms", "less"),
+    Measure("echo_p95", "echo of 64 bytes, 95 %", "ms", "less"),
+    Measure("first_byte_median", "new stream to first byte, median", "ms", "less"),
+    Measure("first_byte_p95", "new stream to first byte, 95 %", "ms", "less"),
+    Measure("stream_rate", "new streams, 32 workers", "/s", "more"),
+    Measure("open_seconds", "2,000 streams, time to open", "s", "less"),
+    Measure("open_failures", "2,000 streams, failures", "", "less"),
+    Measure("memory_idle", "memory of a relay, idle", "MB", "less"),
+    Measure("memory_2000", "memory of a relay, 2,000 streams", "MB", "less"),
+    Measure("circuit_median", "circuit build, links up, median", "ms", "less"),
+    Measure("circuit_rate", "circuits, 16 at a time", "/s", "more"),
+    Measure("network_start", "network start to first byte", "s", "less"),
+    Measure("client_start", "client start to first byte, cold", "s", "less"),
+)
+MEASURES = {measure.name: measure for measure in _MEASURES}
+
+
+class Verdict(Enum):
+    """How a goal stands."""
+
+    MET = "met"
+    MISSED = "not met"
+    UNKNOWN = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A measure of a suite and its limit: at least or at most, as the measure is better.
+
+    With `relative` the limit is a multiple of what C tor fast reached in the same round.
+    """
+
+    measure: str
+    suite: str
+    limit: float
+    relative: bool
+
+    def reached(self, results: Results) -> float | None:
+        """The value to be judged."""
+        if self.relative:
+            return results.ratio(self.suite, YARDSTICK, self.measure)
+        found = results.spread(self.suite, self.measure)
+        return found.median if found else None
+
+    def verdict(self, results: Results) -> Verdict:
+        """Judges the median."""
+        value = self.reached(results)
+        if value is None:
+            return Verdict.UNKNOWN
+        more = MEASURES[self.measure].better == "more"
+        return Verdict.MET if (value >= self.limit if more else value <= self.limit) else Verdict.MISSED
+
+
+_RELATIVE = {name: (1.0, 2.5) for name in ("download_1", "upload_1", "download_16", "download_16_isolated")}
+_ABSOLUTE = {
+    "echo_median": (0.7, 0.45),
+    "echo_p95": (2.0, 2.0),
+    "first_byte_median": (1.5, 1.2),
+    "first_byte_p95": (4.0, 4.0),
+    "stream_rate": (2_000.0, 2_900.0),
+    "open_failures": (0.0, 0.0),
+    "open_seconds": (1.4, 1.4),
+    "circuit_median": (4.0, 4.0),
+    "circuit_rate": (250.0, 250.0),
+    "cpu": (18.0, 8.0),
+    "memory_idle": (45.0, 45.0),
+    "memory_2000": (120.0, 120.0),
+    "network_start": (4.0, 4.0),
+    "client_start": (0.8, 0.8),
+}  # one limit per suite
+GOALS = tuple(
+    Goal(name, suite, limit, relative)
+    for table, relative in ((_RELATIVE, True), (_ABSOLUTE, False))
+    for name, limits in table.items()
+    for suite, limit in zip(SUITES, limits, strict=True)
+)

@@ -1,0 +1,123 @@
+"""Results as text: for the terminal, and as docs/performance.md around a head that is written by hand.
+
+Nothing here waits or measures. A ratio is shown so that above 1 is better than C tor fast, whichever way
+the measure runs.
+"""
+
+from collections.abc import Sequence
+from string import Template
+
+from tests.benchmarks.goals import CONTENDERS, GOALS, MEASURES, SUITES, YARDSTICK, Goal, Measure, Verdict
+from tests.benchmarks.results import Results
+
+_NOTHING = "-"
+_MOST_PROBLEMS = 20  # shown
+
+
+def number(value: float) -> str:
+    """With about three digits that mean something."""
+    if value >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value < 10 else f"{value:.1f}"
+
+
+def cell(results: Results, contender: str, measure: str) -> str:
+    """The median, and lowest and highest where they differ."""
+    found = results.spread(contender, measure)
+    if found is None:
+        return _NOTHING
+    ends = [number(found.lowest), number(found.highest)]
+    return number(found.median) + (f" ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else "")
+
+
+def advantage(results: Results, suite: str, measure: Measure) -> str:
+    """How many times better than C tor fast, as the median over the rounds."""
+    if measure.better == "more":
+        ratio = results.ratio(suite, YARDSTICK, measure.name)
+    else:
+        ratio = results.ratio(YARDSTICK, suite, measure.name)
+    return _NOTHING if ratio is None else f"{number(ratio)} x"
+
+
+def measured(results: Results) -> list[str]:
+    """The contenders that have samples, in their order."""
+    return [name for name in CONTENDERS if results.samples.get(name)]
+
+
+def table(results: Results) -> list[list[str]]:
+    """Rows of cells, the first one the headings."""
+    contenders = measured(results)
+    suites = [name for name in contenders if name in SUITES] if YARDSTICK in contenders else []
+    rows = [["", *contenders, *(f"{suite} against C tor" for suite in suites)]]
+    for measure in MEASURES.values():
+        if any(results.values(name, measure.name) for name in contenders):
+            unit = f", {measure.unit}" if measure.unit else ""
+            values = [cell(results, name, measure.name) for name in contenders]
+            ratios = [advantage(results, suite, measure) for suite in suites]
+            rows.append([measure.title + unit, *values, *ratios])
+    return rows
+
+
+def goal_rows(results: Results) -> list[list[str]]:
+    """Each goal with what was reached."""
+    rows = [["goal", "suite", "wanted", "reached", ""]]
+    for goal in GOALS:
+        verdict = goal.verdict(results)
+        value = goal.reached(results)
+        reached = _NOTHING if value is None else number(value) + _unit(goal)
+        shown = verdict.value if verdict is Verdict.MET else f"**{verdict.value}**"
+        rows.append([MEASURES[goal.measure].title, goal.suite, _wanted(goal), reached, shown])
+    return rows
+
+
+def _wanted(goal: Goal) -> str:
+    sign = "≥" if MEASURES[goal.measure].better == "more" else "≤"
+    return f"{sign} {number(goal.limit)}{_unit(goal)}"
+
+
+def _unit(goal: Goal) -> str:
+    unit = MEASURES[goal.measure].unit
+    return " x C tor fast" if goal.relative else f" {unit}".rstrip()
+
+
+def as_text(rows: Sequence[Sequence[str]]) -> str:
+    """Columns for a terminal."""
+    plain = [[text.replace("*", "") for text in row] for row in rows]
+    widths = [max(len(row[column]) for row in plain) for column in range(len(plain[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in plain]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table; all columns but the first are numbers."""
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "|---" + "|---:" * (len(rows[0]) - 1) + "|", *body])
+
+
+def summary(results: Results) -> str:
+    """For the terminal."""
+    goals = goal_rows(results)
+    return "\n\n".join([as_text(table(results)), as_text(goals), count_goals(results)])
+
+
+def count_goals(results: Results) -> str:
+    """One sentence."""
+    verdicts = [goal.verdict(results) for goal in GOALS]
+    counts = [f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict]
+    return f"{len(verdicts)} goals: {', '.join(counts)}."
+
+
+def document(results: Results, template: str, chart: str) -> str:
+    """docs/performance.md: the template's words with what was measured; `chart` is the name of the picture."""
+    problems = [f"- {text}" for text in results.problems[:_MOST_PROBLEMS]]
+    more = len(results.problems) - _MOST_PROBLEMS
+    if more > 0:
+        problems.append(f"- and {more} more")
+    return Template(template).substitute(
+        about="\n".join(f"- {name}: {text}" for name, text in results.about.items()),
+        chart=chart,
+        table=as_markdown(table(results)),
+        goals=as_markdown(goal_rows(results)),
+        count=count_goals(results),
+        problems="\n".join(problems) or "None.",
+    )
