@@ -39,7 +39,7 @@ from common.wire.messages import (
 
 LAST_STREAM_ID = 2**16 - 1  # ids only rise: a circuit that used them all is replaced
 MAX_OPEN_STREAMS = 4_096  # per circuit: each is a socket at the exit, and descriptors are finite
-MAX_TABLE = 2 * MAX_OPEN_STREAMS  # streams with refused ones that the client has not ended yet; then it is no client
+MAX_TABLE = 2 * MAX_OPEN_STREAMS  # with refused streams that the client has not ended yet
 
 Seal = Callable[[bytes], tuple[bytes, bytes]]
 

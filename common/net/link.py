@@ -35,7 +35,7 @@ from common.wire.framing import CellReader
 RECEIVE_BUFFER = 262_144  # bytes per read: 16 long cells, beyond which nothing is gained
 BATCH = 65_536  # bytes encrypted at once: enough for one system call, little enough to stay in order
 ROUNDS = 16  # batches one `flush` sends for all: no caller is kept for longer than 1 MiB
-MAX_BACKLOG = 67_108_864  # bytes in the outbox: eight circuits' whole windows. More is a peer that does not read
+MAX_BACKLOG = 268_435_456  # bytes in the outbox: owners end circuits long before; this is the last resort
 MAX_TLS_REPLIES = 4_096  # bytes TLS itself may want to say: an honest peer asks for a few key updates a day
 _NOTHING = memoryview(b"")
 
@@ -199,6 +199,16 @@ class Link:
         """The bytes of a circuit that wait in the outbox."""
         with self._lock:
             return self._outbox.backlog(circuit_id)
+
+    @property
+    def waiting(self) -> int:
+        """The bytes of all circuits that wait."""
+        return self._outbox.size
+
+    def heaviest(self) -> int | None:
+        """The circuit with the most bytes waiting, None when nothing waits."""
+        with self._lock:
+            return self._outbox.heaviest()
 
     def congested(self, circuit_id: int) -> bool:
         """Whether more than `HIGH_WATER` of a circuit waits; if so, `link_drained` follows (maybe already now)."""

@@ -156,6 +156,15 @@ class Pump:
             self.call(partial(heapq.heappush, self._timers, entry))
         return timer
 
+    def call_every(self, seconds: float, function: Callable[[], object]) -> None:
+        """Runs `function` on the pump's thread every `seconds` until `stop`, also after it raised."""
+
+        def again() -> None:
+            self.call_later(seconds, again)
+            function()
+
+        self.call_later(seconds, again)
+
     def _adopt(self, member: "Plug | _Listener", begin: Callable[[], object]) -> None:
         self._members.add(member)  # before looking at `_stopped`: then stop() closes it, or we do, or both
         if self._stopped:

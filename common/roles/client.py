@@ -15,7 +15,7 @@ from typing import Self
 
 from common.directory.addresses import Address
 from common.directory.document import RelayEntry
-from common.errors import EndReason, Malformed, Refused
+from common.errors import Closed, EndReason, Malformed, Refused
 from common.net.deadline import Deadline
 from common.net.plug import Plug
 from common.net.pump import Pump
@@ -29,6 +29,7 @@ from common.wire.messages import IPAddress
 
 OPEN_TIMEOUT = 30.0  # seconds for a stream, all tries together: what browsers and ssh wait
 START_TIMEOUT = 60.0  # seconds until the first circuit
+RELAYS_TIMEOUT = 20.0  # seconds of them for a document with relays enough for a path
 SWEEP = 30.0  # seconds between looks for old circuits and idle links
 STOP_TIMEOUT = 5.0  # seconds for an orderly end
 
@@ -58,6 +59,8 @@ class Client:
         self._progress = progress
         self._warn = warn
         self._warned = ""
+        self._wishes = wishes or PathWishes()
+        self._started = False
         self._percent = 0
         self.directory = DirectoryClient(gateways, network, cache, on_progress=self._directory_step)
         self.circuits = CircuitPool(
@@ -65,7 +68,7 @@ class Client:
             self.directory.refresh_soon,
             self.links,
             self.pump,
-            wishes or PathWishes(),
+            self._wishes,
             self._warn_once,
             self._hop_done,
         )
@@ -76,13 +79,15 @@ class Client:
         """Gets the directory and builds the first circuit; raises `DirectoryError` with the reason it cannot."""
         deadline = Deadline(timeout)
         self.pump.start()
+        self._started = True
         self.directory.start()
-        self.directory.wait_for(1, deadline)
+        relays = min(2, self._wishes.most)
+        self.directory.wait_for(relays, Deadline(min(timeout, RELAYS_TIMEOUT)))
         self._step(_DIRECTORY, f"{len(self.relays())} relays are listed, building a circuit")
         self.circuits.start()
         self.circuits.wait_ready(deadline)
         self._step(_READY, "ready")
-        self.pump.call_later(SWEEP, self._sweep)
+        self.pump.call_every(SWEEP, self._sweep)
 
     def close(self) -> None:
         """Ends everything; nothing is left running."""
@@ -196,13 +201,14 @@ class Client:
     # ---- helpers
 
     def _begin(self, wish: Wish, timeout: float) -> None:
+        if not self._started:
+            raise Closed("the client is not started: use `with Client(...) as client`, or call start()")
         wish.timer = self.pump.call_later(timeout, lambda: wish.fail(EndReason.TIMEOUT))
         self.circuits.assign(wish)
 
     def _sweep(self) -> None:
         self.circuits.sweep()
         self.links.close_idle()
-        self.pump.call_later(SWEEP, self._sweep)
 
     def _directory_step(self, percent: int, text: str) -> None:
         self._step(percent * _DIRECTORY // 101, text)

@@ -1,10 +1,11 @@
 """The exit: dials targets for streams, looks names up, and refuses what its policy does not allow.
 
 The policy is checked on the address that is really dialled, after the look-up, so a name cannot point around it.
-The network's own ports are refused always.
+The network's own ports, as far as this relay knows them (its own and its gateways'), are refused always.
 """
 
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
@@ -23,6 +24,7 @@ RESOLVERS = 8  # look-ups at a time: getaddrinfo blocks its thread
 MAX_LOOKUPS = 1_024  # waiting: beyond it a name is answered "limit", not queued for minutes
 TTL = 60  # seconds a client may remember an answer; getaddrinfo does not tell the real one
 _EVERY_HOST = ("0.0.0.0", "::")  # listened on, they are loopback too
+_WEB_PORTS = (80, 443)
 _FAMILIES = {
     BeginFlags.ANY: socket.AF_UNSPEC,
     BeginFlags.IPV4_ONLY: socket.AF_INET,
@@ -48,7 +50,7 @@ class Exit:
         self.policy = policy
         self._own = {(address.host, address.port) for address in own_addresses}
         self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver")
-        self._waiting = 0
+        self._room = threading.BoundedSemaphore(MAX_LOOKUPS)
 
     def close(self) -> None:
         """Starts no more look-ups."""
@@ -59,6 +61,15 @@ class Exit:
         address = unmap(address)
         hosts = (str(address), *_EVERY_HOST) if address.is_loopback else (str(address),)
         return not any((host, port) in self._own for host in hosts) and self.policy.allows(address, port)
+
+    @property
+    def is_exit(self) -> bool:
+        """Whether the policy lets anything out that browses: others look no name up either."""
+        return any(map(self.policy.may_allow_port, _WEB_PORTS))
+
+    def answerable(self, addresses: list[IPAddress]) -> list[IPAddress]:
+        """Those a client may be told: an exit says nothing about hosts that it would not let a client reach."""
+        return [address for address in addresses if any(self.policy.allows(address, port) for port in _WEB_PORTS)]
 
     def look_up(self, host: str, flags: BeginFlags, done: Callable[[list[IPAddress], EndReason], None]) -> None:
         """Calls `done` with the addresses of a name or a literal address, and why there are none.
@@ -72,11 +83,13 @@ class Exit:
         else:
             done([literal], EndReason.DONE)
             return
-        if self._waiting >= MAX_LOOKUPS:
+        if not self._room.acquire(blocking=False):
             done([], EndReason.LIMIT)
             return
-        self._waiting += 1
-        self._resolvers.submit(self._resolve, host, flags, done)
+        try:
+            self._resolvers.submit(self._resolve, host, flags, done)
+        except RuntimeError:  # closed
+            done([], EndReason.CIRCUIT_CLOSED)
 
     def _resolve(self, host: str, flags: BeginFlags, done: Callable[[list[IPAddress], EndReason], None]) -> None:
         addresses: list[IPAddress] = []
@@ -85,7 +98,7 @@ class Exit:
             addresses = list(dict.fromkeys(ip_address(str(entry[4][0]).split("%")[0]) for entry in found))
         except (OSError, UnicodeError, ValueError):
             pass  # whatever the resolver says, the client is told "not found"
-        self._waiting -= 1
+        self._room.release()
         reason = EndReason.DONE if addresses else EndReason.NOT_FOUND
         self.pump.call(lambda: done(addresses[:MAX_ANSWERS], reason))
 

@@ -1,6 +1,9 @@
 """The links of a process, and which circuit each cell on them is for.
 
-One link per next relay is kept and shared by all circuits that go there. A circuit id lives on one link only.
+One link per next relay and address is kept and shared by all circuits that go there. (By address too: who says
+that a relay is to be found at his own forwarder must not draw others' circuits there.) A circuit id lives on one
+link.
+
 Each side sends exactly one DESTROY for a circuit id, and nothing after it; until the other side's has come, the id
 stays in the table and cells for it are thrown away. So a cell for an id that is *not* in the table is a fault of
 the peer and ends the link. (A DESTROY that overtook its own CREATE, which was never sent, is answered.)
@@ -21,11 +24,16 @@ from common.net.link import Link
 from common.wire.cells import Cell, Command, decode_destroy, encode_destroy
 
 MAX_CIRCUITS = 8_192  # per link: a busy pair of relays; each costs about 30 KiB of keys and tables
-IDLE_LINK = 180.0  # seconds without a circuit after which a dialled link is closed
+MAX_LINKS = 4_096  # each is two threads and a buffer of 256 KiB
+LINK_BUDGET = 67_108_864  # bytes waiting on one link: eight circuits' whole windows
+BUDGET = 536_870_912  # bytes waiting on all links: beyond either, the circuit that holds the most is ended
+_LOOK_CLOSER = 8_388_608  # bytes waiting on a link below which nobody counts
+IDLE_LINK = 180.0  # seconds without a circuit after which a link is closed
 
 _logger = logging.getLogger(__name__)
 
 Touched = set[Link]  # links with queued cells, flushed once per batch
+Place = tuple[bytes, str, int]  # identity, host and port of a relay
 
 
 class CircuitSide(Protocol):
@@ -69,8 +77,8 @@ class Links:
         self._new_circuit = new_circuit
         self._lock = threading.Lock()  # guards the tables' shape; a link's own table is changed under it too
         self._tables: dict[Link, Table] = {}
-        self._dialled: dict[bytes, Link] = {}
-        self._dialling: dict[bytes, threading.Lock] = {}
+        self._dialled: dict[Place, Link] = {}
+        self._dialling: dict[Place, threading.Lock] = {}
         self._idle_since: dict[Link, float] = {}
         self._closed = False
 
@@ -79,11 +87,14 @@ class Links:
     def add(self, link: Link) -> None:
         """Takes an accepted or dialled link into the table and starts it; raises `Closed`."""
         with self._lock:
-            if not self._closed:
+            refused = DestroyReason.SHUTTING_DOWN if self._closed else None
+            if len(self._tables) >= MAX_LINKS:
+                refused = DestroyReason.LIMIT
+            if refused is None:
                 self._tables[link] = {}
-        if self._closed:
-            link.close("shutting down", DestroyReason.SHUTTING_DOWN)
-            raise Closed("shutting down", DestroyReason.SHUTTING_DOWN)
+        if refused is not None:
+            link.close(refused.name.lower(), refused)
+            raise Closed("no more links are taken", refused)
         try:
             link.start()
         except Closed:
@@ -91,34 +102,36 @@ class Links:
                 self._tables.pop(link, None)
             raise
 
-    def find(self, identity: bytes) -> Link | None:
-        """The open dialled link to a relay, if there is one."""
-        link = self._dialled.get(identity)
+    def find(self, address: tuple[str, int], identity: bytes) -> Link | None:
+        """The open dialled link to a relay at that address, if there is one."""
+        link = self._dialled.get((identity, *address))
         return link if link is not None and not link.closed else None
 
     def obtain(self, address: tuple[str, int], identity: bytes, deadline: Deadline) -> Link:
         """The link to a relay, dialled if need be (waits); raises `Closed` or `AuthenticationFailed`."""
+        place = (identity, *address)
         with self._lock:
-            gate = self._dialling.setdefault(identity, threading.Lock())
+            gate = self._dialling.setdefault(place, threading.Lock())
         if not gate.acquire(timeout=deadline.left()):
             raise Closed("timed out", DestroyReason.TIMEOUT)
         try:
-            link = self.find(identity)
+            link = self.find(address, identity)
             if link is None:
                 link = Link.dial(address, identity, self, deadline)
                 self.add(link)
-                self._dialled[identity] = link
+                with self._lock:
+                    self._dialled[place] = link
             return link
         finally:
             gate.release()
             with self._lock:
-                self._dialling.pop(identity, None)
+                self._dialling.pop(place, None)
 
     def close_idle(self) -> None:
-        """Closes dialled links that have carried no circuit for a while; called now and then."""
+        """Closes links that have carried no circuit for a while; called now and then."""
         now = monotonic()
         with self._lock:
-            idle = {link for link, table in self._tables.items() if link.dialled and not table}
+            idle = {link for link, table in self._tables.items() if not table}
             self._idle_since = {link: self._idle_since.get(link, now) for link in idle}
             old = [link for link, since in self._idle_since.items() if now - since > IDLE_LINK]
         for link in old:
@@ -196,6 +209,8 @@ class Links:
                 self._deliver(link, side, cell, touched)
         for other in touched:
             other.flush()
+            if other.waiting > _LOOK_CLOSER:
+                self._shed(other)
 
     def link_drained(self, link: Link, circuit_ids: list[int]) -> None:
         """Lets the circuits go on that had stopped reading their sources."""
@@ -209,8 +224,8 @@ class Links:
         """Ends all circuits of the link."""
         with self._lock:
             table = self._tables.pop(link, {})
-            if link.identity is not None and self._dialled.get(link.identity) is link:
-                del self._dialled[link.identity]
+            if link.dialled:
+                self._dialled = {place: other for place, other in self._dialled.items() if other is not link}
             self._idle_since.pop(link, None)
         _logger.debug("%s ended: %s", link.name, error)
         touched: Touched = set()
@@ -220,6 +235,22 @@ class Links:
             other.flush()
 
     # ---- helpers
+
+    def _shed(self, link: Link) -> None:
+        """Ends the circuits that hold the most of this link's queue, until it fits the budgets.
+
+        Windows bound DATA, not cells: one byte in each cell is a thousand times its window.
+        """
+        others = sum(other.waiting for other in self.all) - link.waiting
+        table = self._tables.get(link, {})
+        while link.waiting > LINK_BUDGET or (link.waiting and link.waiting + others > BUDGET):
+            circuit_id = link.heaviest()
+            side = table.get(circuit_id) if circuit_id is not None else None
+            if circuit_id is None or side is None or side is _CLOSING:
+                return
+            _logger.warning("%s: a circuit that holds %d bytes is ended", link.name, link.backlog(circuit_id))
+            side.failed(DestroyReason.LIMIT, set())
+            self.destroy(link, circuit_id, DestroyReason.LIMIT)
 
     def _first_cell(self, link: Link, table: Table, cell: Cell, touched: Touched) -> None:
         circuit_id, command, body = cell

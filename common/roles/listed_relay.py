@@ -19,7 +19,7 @@ from common.roles.relay import Relay, RelayIdentity
 from common.wire.cells import VERSIONS
 
 SOFTWARE = "onion-network 0.1.0"
-KEY_CHECK = 600.0  # seconds between looks whether the onion key is a day old
+KEY_CHECK = 60.0  # seconds between looks whether the onion key is a day old, or the previous one over
 _UNSPECIFIED = frozenset({"0.0.0.0", "::"})
 
 _logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class ListedRelay:
         self.relay.start()
         for registration in self._registrations:
             registration.start()
-        self.relay.pump.call_later(KEY_CHECK, self._renew_keys)
+        self.relay.pump.call_every(KEY_CHECK, self._renew_keys)
 
     def stop(self, timeout: float) -> None:
         """Leaves the directory, then ends; what is queued may leave for `timeout` seconds."""
@@ -95,7 +95,6 @@ class ListedRelay:
         if renewed:
             for registration in self._registrations:
                 registration.renew()
-        self.relay.pump.call_later(KEY_CHECK, self._renew_keys)
 
     def _describe(self) -> bytes:
         with self._lock:

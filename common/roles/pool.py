@@ -5,12 +5,14 @@ short-lived thread. A relay that did not answer is avoided for a while where the
 """
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 
 from common.crypto.handshake import Suite
+from common.directory.descriptor import Descriptor
 from common.directory.document import RelayEntry
 from common.directory.path import Path, choose_path, draw_hops
 from common.errors import (
@@ -26,7 +28,7 @@ from common.net.deadline import Deadline
 from common.net.pump import Pump
 from common.roles.client_circuit import ClientCircuit
 from common.roles.links import Links
-from common.roles.wish import MAX_TRIES, Wish
+from common.roles.wish import MAX_TRIES, WEB_PORTS, Wish
 
 SPARE = 2  # unused circuits kept ready, so that a request, and one with another isolation, wait for none
 MAX_BUILDING = 16  # threads that build at a time
@@ -104,6 +106,8 @@ class CircuitPool:
             return
         if self._closed:
             wish.fail(EndReason.CIRCUIT_CLOSED)
+        elif self._hopeless(wish):
+            wish.fail(EndReason.POLICY)
         else:
             self._build_missing()
 
@@ -181,6 +185,11 @@ class CircuitPool:
                 self._waiting.append(wish)
             return unused
 
+    def _hopeless(self, wish: Wish) -> bool:
+        """Whether no listed relay would serve it."""
+        relays = list(self._relays())
+        return bool(relays) and not any(wish.fits(entry.descriptor) for entry in relays)
+
     def _retire(self, old: Callable[[ClientCircuit], bool]) -> None:
         """Takes circuits out of use, and ends those on which nothing runs any more."""
         with self._changed:
@@ -197,7 +206,8 @@ class CircuitPool:
         with self._changed:
             self._waiting = [wish for wish in self._waiting if not wish.settled]
             unused = sum(circuit.isolation is None for circuit in self._circuits)
-            wanted = len({wish.isolation for wish in self._waiting}) + SPARE - unused
+            # Unused ones do not count against wishes: those wait because none of these exits serves them.
+            wanted = len({wish.isolation for wish in self._waiting}) + max(0, SPARE - unused)
             count = 0 if self._closed else min(wanted, MAX_BUILDING) - self._building
             threads = [
                 threading.Thread(target=self._run, name="builder", daemon=True) for _ in range(max(0, count))
@@ -269,17 +279,27 @@ class CircuitPool:
             self._avoid = {identity: until for identity, until in self._avoid.items() if until > now}
             avoid = set(self._avoid)
         relays = list(self._relays())
-        port = wish.port if wish is not None else None
-        refused = wish.avoid if wish is not None else set()
         hops = draw_hops(self._wishes.fewest, self._wishes.most)
-        if refused or avoid:
+        if avoid:
             try:
-                path = choose_path(relays, hops, port, exclude=avoid | refused)
+                path = self._draw(relays, hops, wish, avoid)
                 if len(path.relays) >= self._wishes.fewest:
                     return Path(path.relays)
             except DirectoryError:
                 pass  # then with all relays, and the error, if any, is the user's to see
-        return choose_path(relays, hops, port, exclude=refused)
+        path = self._draw(relays, hops, wish, set())
+        return path if len(path.relays) < self._wishes.fewest else Path(path.relays)
+
+    def _draw(self, relays: list[RelayEntry], hops: int, wish: Wish | None, avoid: set[bytes]) -> Path:
+        """A path whose exit serves the wish by address and port, or the web where there is no wish."""
+        fits = wish.fits if wish is not None else _serves_web
+        exits = [entry.descriptor.identity for entry in relays if fits(entry.descriptor)]
+        exits = [identity for identity in exits if identity not in avoid]
+        if not exits and wish is None:
+            return choose_path(relays, hops, exclude=avoid)
+        if not exits:
+            raise DirectoryError("no relay that can be used lets streams out to the target")
+        return choose_path(relays, hops, exclude=avoid, exit=secrets.choice(exits))
 
     def _suspect(self, entry: RelayEntry) -> None:
         with self._changed:
@@ -292,10 +312,8 @@ class CircuitPool:
             self._last_error = error
             self._changed.notify_all()
         self._refresh()
-        if wish is not None and isinstance(error, DirectoryError):
-            relays = list(self._relays())
-            if relays and not any(wish.fits(entry.descriptor) for entry in relays):
-                wish.fail(EndReason.POLICY)
+        if wish is not None and isinstance(error, DirectoryError) and self._hopeless(wish):
+            wish.fail(EndReason.POLICY)
 
     def _serve_waiting(self) -> None:
         with self._changed:
@@ -314,3 +332,8 @@ class CircuitPool:
         if circuit.ended_by not in (DestroyReason.FINISHED, None):
             self._refresh()
         self._build_missing()
+
+
+def _serves_web(exit_: Descriptor) -> bool:
+    """Whether a circuit that ends there can be expected to serve somebody."""
+    return any(map(exit_.policy.may_allow_port, WEB_PORTS))

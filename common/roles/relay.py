@@ -83,7 +83,7 @@ class Relay:
         """Starts listening."""
         self.pump.start()
         self._listener.start()
-        self.pump.call_later(IDLE_CHECK, self._check_idle)
+        self.pump.call_every(IDLE_CHECK, self._check_idle)
 
     def stop(self, deadline: Deadline) -> None:
         """Stops listening, gives what is queued to the kernel, ends everything; nothing is left running."""
@@ -96,7 +96,6 @@ class Relay:
         self.links.close_idle()
         with self._buckets_lock:
             self._buckets = {link: buckets for link, buckets in self._buckets.items() if not link.closed}
-        self.pump.call_later(IDLE_CHECK, self._check_idle)
 
     # ---- links: the listener's threads
 
@@ -125,7 +124,7 @@ class Relay:
 
     def _extend(self, circuit: RelayCircuit, action: ExtendTo, _touched: Touched) -> None:
         """By a link that is up at once, else on a short-lived thread: a reader never waits."""
-        link = self.links.find(action.identity)
+        link = self.links.find((action.host, action.port), action.identity)
         if link is not None:
             self._extend_by(circuit, link, action.create)
         elif self._dials.acquire(blocking=False):

@@ -65,9 +65,7 @@ class RelayCircuit(CircuitEnd):
             case OpenTarget(stream_id, host, port, flags):
                 self._open(stream_id, host, port, flags)
             case LookUp(stream_id, host):
-                self._exit.look_up(
-                    host, BeginFlags.ANY, lambda found, reason: self._resolved(stream_id, found, reason)
-                )
+                self._look_up(stream_id, host)
             case _:
                 self.perform(action, touched)
 
@@ -75,16 +73,30 @@ class RelayCircuit(CircuitEnd):
         if not self.may_begin():
             self.reset(stream_id, EndReason.LIMIT)
             return
+        if not self._exit.policy.may_allow_port(port):
+            self.reset(stream_id, EndReason.POLICY)
+            return
         stream = ExitStream(self, stream_id, self._exit, port)
         with self.lock:
             self.attachments[stream_id] = stream
         self._exit.look_up(host, flags, stream.dial)
 
+    def _look_up(self, stream_id: int, host: str) -> None:
+        if not self.may_begin():
+            self._resolved(stream_id, [], EndReason.LIMIT)
+        elif not self._exit.is_exit:
+            self._resolved(stream_id, [], EndReason.POLICY)
+        else:
+            self._exit.look_up(
+                host, BeginFlags.ANY, lambda found, reason: self._resolved(stream_id, found, reason)
+            )
+
     def _resolved(self, stream_id: int, found: list[IPAddress], reason: EndReason) -> None:
+        told = tuple(self._exit.answerable(found))
         with self.lock:
             if self.closed:
                 return
-            self.endpoint.resolved(stream_id, reason, tuple(found), TTL)
+            self.endpoint.resolved(stream_id, reason if told or not found else EndReason.NOT_FOUND, told, TTL)
             self.queue_cells()
         self.link.flush()
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_TRIES = 4  # circuits per stream: the application has its own patience, and exits are no port scanners
 RETRIED = frozenset({EndReason.POLICY, EndReason.LIMIT, EndReason.INTERNAL, EndReason.CIRCUIT_CLOSED})
 
-_WEB_PORTS = (80, 443)
+WEB_PORTS = (80, 443)
 
 Isolation = tuple[str, ...]
 Answer = Callable[[EndReason, tuple[IPAddress, ...]], None]
@@ -150,7 +150,7 @@ class Question(Wish):
 
     def fits(self, exit_: Descriptor) -> bool:
         """Relays that let nothing out look nothing up either."""
-        return exit_.identity not in self.avoid and any(map(exit_.policy.may_allow_port, _WEB_PORTS))
+        return exit_.identity not in self.avoid and any(map(exit_.policy.may_allow_port, WEB_PORTS))
 
     def begin_on(self, circuit: "ClientCircuit") -> None:
         """See `Wish`."""

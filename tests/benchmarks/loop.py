@@ -44,12 +44,16 @@ class Loop:
     def run(self, deadline: Deadline) -> None:
         """Until all tasks have finished or time is up."""
         while self._tasks and not deadline.expired:
-            for handle, _ in self._epoll.poll(deadline.left()):
-                task = self._tasks.pop(handle, None)
-                if task is not None:
-                    self.spawn(task)
-                elif self._events.pop(handle, None) is not None:
-                    self._epoll.unregister(handle)  # nobody waits for it now
+            self.turn(deadline)
+
+    def turn(self, deadline: Deadline) -> None:
+        """Waits until some tasks can go on, or time is up, and lets them."""
+        for handle, _ in self._epoll.poll(deadline.left()):
+            task = self._tasks.pop(handle, None)
+            if task is not None:
+                self.spawn(task)
+            elif self._events.pop(handle, None) is not None:
+                self._epoll.unregister(handle)  # nobody waits for it now
 
     def __enter__(self) -> "Loop":
         return self

@@ -25,6 +25,8 @@ PROGRAMS = ("tor", "tor-gencert")
 # Authorities vote 4 s before each multiple of 5 s. One that comes up between vote and multiple votes at once, knows
 # no relay, and the start takes 50 s instead of 9: so a start begins 3.5 s after a multiple.
 _VOTE_ROUND, _START_AT = 5.0, 3.5
+_READY = b"Bootstrapped 100%"
+_LOOK = 0.01  # seconds between looks at the client's log
 
 _EVERY = """\
 TestingTorNetwork 1
@@ -188,7 +190,13 @@ class CTor(Contender):
         begun = monotonic()
         self.relays = [self._start(file) for file in files]
         child = self.client = self._start(client)
-        work.until_first_byte(self.route, lambda: child.poll() is None, Deadline(START_LIMIT).left())
+        deadline = Deadline(START_LIMIT)
+        # Requests before there is a consensus make the client busy with failing: it would not get one.
+        while _READY not in client.with_name("log").read_bytes():
+            if child.poll() is not None or deadline.expired:
+                raise Failed("C tor did not start:\n" + client.with_name("log").read_text(errors="replace")[-2_000:])
+            sleep(_LOOK)
+        work.until_first_byte(self.route, lambda: child.poll() is None, deadline.left())
         self._started(begun)
 
     def another(self, folder: Path) -> Contender:

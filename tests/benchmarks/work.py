@@ -21,6 +21,7 @@ MESSAGE = 64  # bytes of an echo: a keystroke and its frame
 _CHUNK = 1 << 18
 _RAMP = 100  # streams opened at a time when many are
 _WARM_ECHOES = 10  # not counted
+_OFFER_EVERY = 0.02  # seconds
 
 
 @dataclass(slots=True)
@@ -253,8 +254,11 @@ def open_streams(
 
 
 def until_first_byte(route: Route, alive: Callable[[], bool], limit: float) -> None:
-    """Returns when a byte has come from the target: a new stream is offered every 20 ms, since a program that has
-    just started may refuse the first ones, or hold them. Raises `Failed` after `limit` seconds."""
+    """Returns when a byte has come from the target; raises `Failed` after `limit` seconds.
+
+    A program that has just started may refuse the first streams, and C tor holds one for a second that came too
+    early: so a new one is offered every 20 ms, and the first that is answered counts.
+    """
     deadline = Deadline(limit)
     answered = False
 
@@ -276,7 +280,6 @@ def until_first_byte(route: Route, alive: Callable[[], bool], limit: float) -> N
             if deadline.expired or not alive():
                 raise Failed("no byte came through")
             loop.spawn(offer(loop))
-            pause = Deadline(0.02)
-            loop.run(pause)
-            if not answered and not pause.expired:
-                select.select([], [], [], pause.left())
+            pause = Deadline(_OFFER_EVERY)
+            while not answered and not pause.expired:
+                loop.turn(pause)

@@ -111,7 +111,7 @@ def test_one_relay_is_never_taken_for_a_path_silently(tmp_path: Path) -> None:
     with InProcess(tmp_path, 1) as network:
         client = Client([network.pin], NETWORK)
         try:
-            with pytest.raises(DirectoryError, match="only one fits: start more relays"):
+            with pytest.raises(DirectoryError, match="only 1 of 2 relays are listed: start more relays"):
                 client.start(timeout=1.0)
         finally:
             client.close()

@@ -1,0 +1,255 @@
+"""The table of circuits on links: dispatch, one link per relay, and the order of DESTROY and data."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from common.errors import AuthenticationFailed, Closed, DestroyReason, TooLarge, Unexpected
+from common.net.deadline import Deadline
+from common.net.link import Link
+from common.net.listener import Listener
+from common.roles import links as links_module
+from common.roles.links import CircuitSide, Links, Touched
+from common.wire.cells import Command
+from tests.net.in_process import PATIENCE, threads, wait_until
+from tests.net.links import node
+from tests.system.targets import unused_port
+
+
+class Side:
+    """A circuit that records what it is told; a body of b"fault" is a protocol fault, b"bug" a bug."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.ended: list[DestroyReason] = []
+        self._changed = threading.Condition()
+
+    def cell(self, command: int, body: bytes, touched: Touched) -> None:
+        if body == b"fault":
+            raise Unexpected("as asked")
+        if body == b"bug":
+            raise RuntimeError("as asked")
+        with self._changed:
+            self.bodies.append(body)
+            self._changed.notify_all()
+
+    def failed(self, reason: DestroyReason, touched: Touched) -> None:
+        with self._changed:
+            self.ended.append(reason)
+            self._changed.notify_all()
+
+    def drained(self) -> None:
+        pass
+
+    def wait(self, bodies: int = 0, ended: int = 0) -> None:
+        """Until so much was heard."""
+        with self._changed:
+            assert self._changed.wait_for(
+                lambda: len(self.bodies) >= bodies and len(self.ended) >= ended, PATIENCE
+            ), (self.bodies, self.ended)
+
+
+class Pair:
+    """A dialling side's links and an accepting side's, whose circuits are `Side`s by their id."""
+
+    def __init__(self) -> None:
+        context, self.identity = node()
+        self.near = Links()
+        self.sides: dict[int, Side] = {}
+        self.far = Links(self._new)
+        self._listener = Listener(("127.0.0.1", 0), context, self.far, self.far.add)
+        self._listener.start()
+        self.address = self._listener.address
+
+    def _new(self, link: Link, circuit_id: int, body: bytes, touched: Touched) -> CircuitSide:
+        if body == b"refuse":
+            raise TooLarge("as asked")
+        side = self.sides[circuit_id] = Side()
+        link.queue(circuit_id, Command.CREATED, b"made")
+        touched.add(link)
+        return side
+
+    def obtain(self) -> Link:
+        """The link."""
+        return self.near.obtain(self.address, self.identity, Deadline(PATIENCE))
+
+    def circuit(self, body: bytes = b"") -> tuple[Link, int, Side]:
+        """A circuit that was answered, seen from the dialling side."""
+        link, side = self.obtain(), Side()
+        circuit_id = self.near.register(link, side)
+        link.send(circuit_id, Command.CREATE, body)
+        side.wait(bodies=1)
+        return link, circuit_id, side
+
+    def close(self) -> None:
+        """Ends all."""
+        deadline = Deadline(PATIENCE)
+        self._listener.close(deadline)
+        self.near.close(deadline)
+        self.far.close(deadline)
+
+
+@contextmanager
+def _pair() -> Iterator[Pair]:
+    before = threads()
+    pair = Pair()
+    try:
+        yield pair
+    finally:
+        pair.close()
+        wait_until(lambda: threads() <= before)
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with _pair() as pair:
+        yield pair
+
+
+def test_all_who_ask_for_the_same_relay_share_one_link(pair: Pair) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        links = set(pool.map(lambda _: pair.obtain(), range(64)))
+    assert len(links) == 1
+    assert pair.near.all == list(links)
+    wait_until(lambda: len(pair.far.all) == 1)
+
+
+def test_a_relay_with_another_identity_is_no_link(pair: Pair) -> None:
+    with pytest.raises(AuthenticationFailed):
+        pair.near.obtain(pair.address, bytes(32), Deadline(PATIENCE))
+    assert not pair.near.all
+
+
+def test_a_dead_port_is_closed_and_asked_again_later(pair: Pair) -> None:
+    with pytest.raises(Closed):
+        pair.near.obtain(("127.0.0.1", unused_port()), pair.identity, Deadline(PATIENCE))
+    assert pair.obtain()
+
+
+def test_a_link_that_ended_is_dialled_anew(pair: Pair) -> None:
+    first = pair.obtain()
+    first.close()
+    assert pair.obtain() is not first
+
+
+def test_cells_reach_their_circuit_and_no_other(pair: Pair) -> None:
+    circuits = [pair.circuit() for _ in range(20)]
+    for number, (link, circuit_id, _) in enumerate(circuits):
+        link.send(circuit_id, Command.RELAY, bytes([number]))
+    for number, (_, circuit_id, _) in enumerate(circuits):
+        pair.sides[circuit_id].wait(bodies=1)
+        assert pair.sides[circuit_id].bodies == [bytes([number])]
+
+
+@pytest.mark.parametrize(("body", "reason"), [(b"fault", DestroyReason.PROTOCOL), (b"bug", DestroyReason.INTERNAL)])
+def test_a_fault_ends_one_circuit_at_both_ends_with_its_reason(
+    pair: Pair, body: bytes, reason: DestroyReason
+) -> None:
+    link, other_id, other = pair.circuit()
+    _, circuit_id, side = pair.circuit()
+    link.send(circuit_id, Command.RELAY, body)
+    side.wait(ended=1)
+    assert side.ended == [reason]
+    assert pair.sides[circuit_id].ended == [reason]
+    link.send(other_id, Command.RELAY, b"fine")
+    pair.sides[other_id].wait(bodies=1)
+    assert not other.ended
+    wait_until(lambda: pair.near.circuits(link) == 1 == pair.far.circuits(pair.far.all[0]))
+
+
+def test_a_refused_create_is_a_destroy_with_the_reason(pair: Pair) -> None:
+    link, side = pair.obtain(), Side()
+    link.send(pair.near.register(link, side), Command.CREATE, b"refuse")
+    side.wait(ended=1)
+    assert side.ended == [DestroyReason.LIMIT]
+    wait_until(lambda: not pair.near.circuits(link) and not pair.far.circuits(pair.far.all[0]))
+
+
+def test_both_sides_may_destroy_at_the_same_moment(pair: Pair) -> None:
+    for _ in range(200):
+        link, circuit_id, side = pair.circuit()
+        far_link, far_side = pair.far.all[0], pair.sides[circuit_id]
+        both = threading.Barrier(2)
+
+        def end(links: Links, on: Link, number: int, barrier: threading.Barrier) -> None:
+            barrier.wait(PATIENCE)
+            links.destroy(on, number, DestroyReason.FINISHED)
+
+        far = threading.Thread(target=end, args=(pair.far, far_link, circuit_id, both))
+        far.start()
+        end(pair.near, link, circuit_id, both)
+        far.join(PATIENCE)
+        assert not link.closed, "two DESTROY that crossed ended the link"
+        del side, far_side
+    wait_until(lambda: not pair.near.circuits(link) and not pair.far.circuits(far_link))
+    assert not far_link.closed
+
+
+def test_destroy_is_sent_once_however_often_it_is_asked_for(pair: Pair) -> None:
+    link, circuit_id, _ = pair.circuit()
+    for _ in range(3):
+        pair.near.destroy(link, circuit_id, DestroyReason.FINISHED)
+    pair.sides[circuit_id].wait(ended=1)
+    wait_until(lambda: not pair.near.circuits(link))
+    pair.circuit()
+    assert pair.sides[circuit_id].ended == [DestroyReason.FINISHED]
+
+
+def test_the_end_of_a_link_fails_all_its_circuits_at_both_ends(pair: Pair) -> None:
+    circuits = [pair.circuit() for _ in range(5)]
+    circuits[0][0].close()
+    for _, circuit_id, side in circuits:
+        side.wait(ended=1)
+        pair.sides[circuit_id].wait(ended=1)
+        assert side.ended == pair.sides[circuit_id].ended == [DestroyReason.LINK_CLOSED]
+    assert not pair.near.all
+
+
+def test_a_circuit_on_a_link_that_has_ended_is_closed(pair: Pair) -> None:
+    link = pair.obtain()
+    link.close()
+    with pytest.raises(Closed):
+        pair.near.register(link, Side())
+
+
+def test_no_more_circuits_than_the_limit(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links_module, "MAX_CIRCUITS", 3)
+    link = pair.obtain()
+    for _ in range(3):
+        pair.near.register(link, Side())
+    with pytest.raises(TooLarge):
+        pair.near.register(link, Side())
+
+
+def test_a_dialled_link_without_circuits_is_closed_after_a_while(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_module, "IDLE_LINK", -1.0)
+    link, circuit_id, _ = pair.circuit()
+    pair.near.close_idle()
+    assert not link.closed
+    pair.near.destroy(link, circuit_id, DestroyReason.FINISHED)
+    wait_until(lambda: not pair.near.circuits(link))
+    pair.near.close_idle()
+    assert link.closed
+
+
+def test_nothing_is_accepted_after_close(pair: Pair) -> None:
+    pair.obtain()
+    pair.far.close(Deadline(PATIENCE))
+    with pytest.raises(Closed):
+        pair.near.close(Deadline(PATIENCE))
+        pair.obtain()
+
+
+def test_a_stranger_cannot_create_circuits_at_a_client(tmp_path: Path) -> None:
+    """The dialled side, here a relay gone bad, sends CREATE: clients answer none."""
+    with _pair() as pair:
+        link = pair.obtain()
+        wait_until(lambda: pair.far.all)
+        pair.far.all[0].send(7, Command.CREATE, b"")
+        wait_until(lambda: link.closed)
