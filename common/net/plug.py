@@ -99,6 +99,11 @@ class Plug:
 
     # ---- any thread ----
 
+    @property
+    def closed(self) -> bool:
+        """Whether it is over; who owned it then was told, unless it was closed on this side."""
+        return self._state is _CLOSED
+
     def write(self, data: bytes) -> int:
         """Sends now what the kernel takes, queues the rest, never waits; returns the number of bytes taken now.
 

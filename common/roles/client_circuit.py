@@ -37,9 +37,10 @@ class ClientStream(Attachment):
         super().__init__(circuit, stream_id)
         self.opening = opening
         self.open = False
+        self._reading = False
         self._client_circuit = circuit
 
-    def opened(self, address: IPAddress, pump: Pump) -> None:
+    def opened(self, address: IPAddress) -> None:
         """The target answered."""
         opening = self.opening
         if not opening.settle():
@@ -48,14 +49,30 @@ class ClientStream(Attachment):
         self.open = True
         opening.plug.write(opening.answered(address))
         self.adopt(opening.plug)
-        pump.call(self._begin_reading)
+        self._client_circuit.pump.call(self._begin_reading)
+
+    def credit(self) -> None:
+        """More may be sent: first what the application said before the answer."""
+        if self._reading:
+            super().credit()
+        elif self.open:
+            self._client_circuit.pump.call(self._begin_reading)
 
     def _begin_reading(self) -> None:
-        """The pump's thread, where a plug's owner may change."""
-        if self.opening.first:
-            self.plug_received(self.opening.plug, self.opening.first)
-        self.opening.plug.owner = self
-        self.opening.plug.resume()
+        """The pump's thread, where a plug's owner may change. Waits for `credit` while `first` is not all sent."""
+        opening, plug = self.opening, self.opening.plug
+        if plug.closed:  # the application left, and the owner before us was told
+            self.circuit.reset(self.stream_id, EndReason.RESET)
+            return
+        while opening.first:
+            count = self.circuit.sendable(self.stream_id)
+            if not count:
+                return
+            data, opening.first = opening.first[:count], opening.first[count:]
+            self.plug_received(plug, data)
+        self._reading = True
+        plug.owner = self
+        plug.resume()
 
     def plug_failed(self, plug: Plug, error: OSError) -> None:
         """The application went away."""
@@ -88,7 +105,7 @@ class ClientCircuit(CircuitEnd):
         self.on_end: Callable[[ClientCircuit], None] = lambda _circuit: None
         self.retry: Callable[[Wish], None] = lambda wish: wish.fail(EndReason.CIRCUIT_CLOSED)
         self._links = links
-        self._pump = pump
+        self.pump = pump
         self._questions: dict[int, Question] = {}
         self._settled = threading.Event()  # built, or ended
         self.circuit_id = links.register(link, self)
@@ -193,7 +210,7 @@ class ClientCircuit(CircuitEnd):
             case Opened(stream_id, address):
                 stream = self.attachments.get(stream_id)
                 if isinstance(stream, ClientStream):
-                    stream.opened(address, self._pump)
+                    stream.opened(address)
             case Answered(stream_id, reason, addresses):
                 question = self._questions.pop(stream_id, None)
                 if question is not None:  # else the circuit has ended meanwhile, and it is asked elsewhere

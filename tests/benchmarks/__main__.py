@@ -6,7 +6,6 @@ All contenders are up at once and do the same work in turns. Everything started 
 import argparse
 import json
 import resource
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -39,7 +38,6 @@ def main(arguments: Sequence[str]) -> int:
         results = Results.from_json(json.loads(options.again.read_text(encoding="utf-8")))
     else:
         results = _measure(options)
-    print(summary(results))
     page = options.out or (PAGE if not (options.quick or options.only or options.again) else None)
     numbers = options.json or (page.with_suffix(".json") if page else None)
     if numbers and not options.again:
@@ -48,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
         picture = page.with_suffix(".svg")
         picture.write_text(draw(results), encoding="utf-8")
         page.write_text(document(results, TEMPLATE.read_text(encoding="utf-8"), picture.name), encoding="utf-8")
+    print(summary(results))
     return 0
 
 
@@ -109,7 +108,9 @@ def _measure(options: argparse.Namespace) -> Results:
     results.about |= {
         "command": f"`{_command(options)}`",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "rounds": str(done) if done else "less than one: time was up",
+        "rounds": f"{done}"
+        if done == rounds
+        else f"{done} whole, and what was done of the next until time was up",
     }
     return results
 
@@ -128,12 +129,7 @@ def _contenders(options: argparse.Namespace, target: int, processes: Processes, 
     return [*contenders, Chain(FORWARDERS, target, processes), Direct(DIRECT, target)]
 
 
-def _terminate(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminate)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:

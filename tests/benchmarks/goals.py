@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from tests.benchmarks.results import Results
+from tests.benchmarks.results import Results, Spread
 
 SUITES = ("fernet", "aes-gcm")
 YARDSTICK = "C tor fast"
@@ -66,20 +66,20 @@ class Goal:
     limit: float
     relative: bool
 
-    def reached(self, results: Results) -> float | None:
-        """The value to be judged."""
+    def reached(self, results: Results) -> Spread | None:
+        """Of the value to be judged, over the rounds."""
         if self.relative:
             return results.ratio(self.suite, YARDSTICK, self.measure)
-        found = results.spread(self.suite, self.measure)
-        return found.median if found else None
+        return results.spread(self.suite, self.measure)
 
     def verdict(self, results: Results) -> Verdict:
         """Judges the median."""
-        value = self.reached(results)
-        if value is None:
+        reached = self.reached(results)
+        if reached is None:
             return Verdict.UNKNOWN
         more = MEASURES[self.measure].better == "more"
-        return Verdict.MET if (value >= self.limit if more else value <= self.limit) else Verdict.MISSED
+        met = reached.median >= self.limit if more else reached.median <= self.limit
+        return Verdict.MET if met else Verdict.MISSED
 
 
 _RELATIVE = {name: (1.0, 2.5) for name in ("download_1", "upload_1", "download_16", "download_16_isolated")}

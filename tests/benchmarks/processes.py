@@ -1,16 +1,18 @@
 """Programs that the benchmark starts, and what /proc says of them.
 
 A `Popen` object is kept for each, and only through it is anything ended: its pid is not used again before that.
-Each runs in a session of its own, so ctrl-c reaches the benchmark alone, which then ends them all.
+Each runs in a session of its own, so ctrl-c reaches the benchmark alone, which then ends them all: a signal is
+held back while a program is being started, or it would not be known, and while they are being ended.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from common.net.deadline import Deadline
 
@@ -23,10 +25,14 @@ Child = subprocess.Popen[bytes]
 
 
 class Processes:
-    """Starts programs; `end` or leaving the `with` ends them."""
+    """Starts programs; `end` or leaving the `with` ends them. Inside it, in the main thread, ctrl-c and SIGTERM raise
+    `KeyboardInterrupt`."""
 
     def __init__(self) -> None:
         self._running: list[Child] = []
+        self._handlers: dict[int, Any] = {}  # those there were before
+        self._holding = False
+        self._interrupted = False
 
     def start(
         self,
@@ -42,17 +48,23 @@ class Processes:
         """
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_OWN_SETTINGS)}
         with open(log or os.devnull, "ab") as output:
-            child = subprocess.Popen(
-                [str(word) for word in command],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if pipe else output,
-                stderr=output,
-                env=environment,
-                cwd=ROOT,
-                pass_fds=handles,
-                start_new_session=True,
-            )
-        self._running.append(child)
+            self._holding = True
+            try:
+                child = subprocess.Popen(
+                    [str(word) for word in command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if pipe else output,
+                    stderr=output,
+                    env=environment,
+                    cwd=ROOT,
+                    pass_fds=handles,
+                    start_new_session=True,
+                )
+                self._running.append(child)
+            finally:
+                self._holding = False
+        if self._interrupted:
+            raise KeyboardInterrupt
         return child
 
     def helper(self, module: str, *arguments: object) -> tuple[Child, int]:
@@ -78,10 +90,21 @@ class Processes:
         self._running = [child for child in self._running if child not in children]
 
     def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._handlers[number] = signal.signal(number, self._interrupt)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._holding = True
         self.end(self._running)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, *_: object) -> None:
+        if self._holding:
+            self._interrupted = True
+        else:
+            raise KeyboardInterrupt
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from string import Template
 
 from tests.benchmarks.goals import CONTENDERS, GOALS, MEASURES, SUITES, YARDSTICK, Goal, Measure, Verdict
-from tests.benchmarks.results import Results
+from tests.benchmarks.results import Results, Spread
 
 _NOTHING = "-"
 _MOST_PROBLEMS = 20  # shown
@@ -16,18 +16,17 @@ _MOST_PROBLEMS = 20  # shown
 
 def number(value: float) -> str:
     """With about three digits that mean something."""
-    if value >= 100 or value == int(value):
+    if value >= 99.95 or value == int(value):
         return f"{value:,.0f}"
-    return f"{value:.3g}" if value < 10 else f"{value:.1f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
-def cell(results: Results, contender: str, measure: str) -> str:
-    """The median, and lowest and highest where they differ."""
-    found = results.spread(contender, measure)
+def cell(found: Spread | None, unit: str = "") -> str:
+    """The median with its unit, and lowest and highest where they differ."""
     if found is None:
         return _NOTHING
     ends = [number(found.lowest), number(found.highest)]
-    return number(found.median) + (f" ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else "")
+    return number(found.median) + unit + (f" ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else "")
 
 
 def advantage(results: Results, suite: str, measure: Measure) -> str:
@@ -36,7 +35,7 @@ def advantage(results: Results, suite: str, measure: Measure) -> str:
         ratio = results.ratio(suite, YARDSTICK, measure.name)
     else:
         ratio = results.ratio(YARDSTICK, suite, measure.name)
-    return _NOTHING if ratio is None else f"{number(ratio)} x"
+    return cell(ratio, " x")
 
 
 def measured(results: Results) -> list[str]:
@@ -52,7 +51,7 @@ def table(results: Results) -> list[list[str]]:
     for measure in MEASURES.values():
         if any(results.values(name, measure.name) for name in contenders):
             unit = f", {measure.unit}" if measure.unit else ""
-            values = [cell(results, name, measure.name) for name in contenders]
+            values = [cell(results.spread(name, measure.name)) for name in contenders]
             ratios = [advantage(results, suite, measure) for suite in suites]
             rows.append([measure.title + unit, *values, *ratios])
     return rows
@@ -63,8 +62,7 @@ def goal_rows(results: Results) -> list[list[str]]:
     rows = [["goal", "suite", "wanted", "reached", ""]]
     for goal in GOALS:
         verdict = goal.verdict(results)
-        value = goal.reached(results)
-        reached = _NOTHING if value is None else number(value) + _unit(goal)
+        reached = cell(goal.reached(results), _unit(goal))
         shown = verdict.value if verdict is Verdict.MET else f"**{verdict.value}**"
         rows.append([MEASURES[goal.measure].title, goal.suite, _wanted(goal), reached, shown])
     return rows

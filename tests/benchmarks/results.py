@@ -55,11 +55,10 @@ class Results:
         """Over the rounds."""
         return spread(self.values(contender, measure))
 
-    def ratio(self, contender: str, other: str, measure: str) -> float | None:
-        """The median of contender / other within each round; None when no round has both."""
+    def ratio(self, contender: str, other: str, measure: str) -> Spread | None:
+        """Of contender / other within each round; None when no round has both."""
         pairs = zip(self._by_round(contender, measure), self._by_round(other, measure), strict=False)
-        ratios = [mine / theirs for mine, theirs in pairs if mine is not None and theirs]
-        return statistics.median(ratios) if ratios else None
+        return spread([mine / theirs for mine, theirs in pairs if mine is not None and theirs])
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` takes."""

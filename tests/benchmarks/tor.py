@@ -194,7 +194,9 @@ class CTor(Contender):
         # Requests before there is a consensus make the client busy with failing: it would not get one.
         while _READY not in client.with_name("log").read_bytes():
             if child.poll() is not None or deadline.expired:
-                raise Failed("C tor did not start:\n" + client.with_name("log").read_text(errors="replace")[-2_000:])
+                raise Failed(
+                    "C tor did not start:\n" + client.with_name("log").read_text(errors="replace")[-2_000:]
+                )
             sleep(_LOOK)
         work.until_first_byte(self.route, lambda: child.poll() is None, deadline.left())
         self._started(begun)

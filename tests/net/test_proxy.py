@@ -123,17 +123,28 @@ def test_what_a_program_says_before_the_answer_is_not_lost(proxy: Proxy, protoco
         assert receive_all(sock).decode() == f"6000 {hashlib.sha256(early * 2).hexdigest()}"
 
 
-def test_what_a_program_says_early_waits_when_the_circuit_has_no_window(client: Client, proxy: Proxy) -> None:
+def test_what_a_program_says_early_waits_when_the_circuit_has_no_window(
+    client: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first bytes of a stream are sent when they may be, and are not dropped when they may not."""
     early = os.urandom(3_000)
     with Target(checksum) as target, connected(proxy, target):
         circuit = circuit_of(client, ("proxy",))
-        window = circuit.endpoint._send_window
+        endpoint = circuit.endpoint
+        window, sendable, asked = endpoint._send_window, endpoint.sendable, threading.Event()
+
+        def watched(stream_id: int) -> int:
+            if stream_id == endpoint.used_streams:  # the newest: the one below
+                asked.set()
+            return sendable(stream_id)
+
+        monkeypatch.setattr(endpoint, "sendable", watched)
         with circuit.lock:
             limit, window.limit = window.limit, window.sent
         with dial(proxy) as sock:
             sock.sendall(b"\x05\x01\x00" + name_request(target.host, target.port) + early)
             receive_exactly(sock, 12)
+            assert asked.wait(PATIENCE)
             with circuit.lock:
                 window.limit = limit
             circuit.drained()

@@ -1,0 +1,165 @@
+"""Relays, clients and gateways that die, freeze and come back while data flows."""
+
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from common.errors import Refused
+from common.roles.client import Client
+from tests.net.in_process import circuit_of, receive_all, receive_exactly
+from tests.system.network import PATIENCE, Network, environment, wait_until
+from tests.system.targets import Target, WebTarget, echo, flood
+
+pytestmark = pytest.mark.system
+AT_ONCE = 2.0  # seconds in which a stream must hear that its circuit is gone
+RECOVERY = 3.0  # seconds in which the next request must work
+FREEZE = 13.0  # two heartbeats of 5 s, and a bit
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    with Network(tmp_path_factory.mktemp("network"), relays=4) as network:
+        yield network
+
+
+@pytest.fixture(scope="module")
+def client(network: Network) -> Iterator[Client]:
+    with network.client(3) as client:
+        yield client
+
+
+def _echoes(client: Client, target: Target) -> bool:
+    with client.connect(target.host, target.port) as sock:
+        sock.settimeout(PATIENCE)
+        sock.sendall(b"x")
+        return sock.recv(1) == b"x"
+
+
+@pytest.mark.parametrize("hop", [0, 1, 2])
+@pytest.mark.parametrize("upload", [False, True], ids=["download", "upload"])
+def test_a_killed_relay_breaks_its_streams_at_once_and_the_next_request_works(
+    network: Network, client: Client, hop: int, upload: bool
+) -> None:
+    with Target(flood) as source, Target(echo) as other:
+        sock = client.connect(source.host, source.port)
+        sock.settimeout(PATIENCE)
+        receive_exactly(sock, 1_000_000)
+        relay = network.path(circuit_of(client))[hop]
+        relay.kill()
+        start = monotonic()
+        with sock, pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while True:
+                if upload:
+                    sock.sendall(bytes(100_000))
+                assert sock.recv(262_144)
+        assert monotonic() - start < AT_ONCE
+        assert _echoes(client, other)
+        assert monotonic() - start < RECOVERY
+    network.restart(relay)
+
+
+def test_curl_fails_quickly_when_a_relay_of_its_circuit_is_killed(tmp_path: Path, web: WebTarget) -> None:
+    with Network(tmp_path, relays=3) as network:
+        proxy = network.proxy("--hops", "3")
+        command = ["curl", "-sS", "--socks5-hostname", proxy.address, f"{web.url}/bytes/100000000000"]
+        with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as curl:
+            assert curl.stdout is not None
+            assert len(curl.stdout.read(1_000_000)) == 1_000_000
+            network.relays[0].kill()  # all three are on every path
+            start = monotonic()
+            while curl.stdout.read(262_144):
+                pass
+            assert curl.wait(PATIENCE) != 0
+            assert monotonic() - start < AT_ONCE
+        assert proxy.curl(f"{web.url}/bytes/1").returncode == 0
+        assert monotonic() - start < RECOVERY
+        assert "2 relays instead of 3" in proxy.said()
+
+
+def test_a_frozen_relay_leaves_the_list_within_two_heartbeats_and_returns(network: Network) -> None:
+    relay = network.relays[0]
+    relay.signal(signal.SIGSTOP)
+    gone = wait_until(lambda: relay.identity not in network.listed(), FREEZE)
+    relay.signal(signal.SIGCONT)
+    back = wait_until(lambda: relay.identity in network.listed(), FREEZE)
+    assert gone > 1.0, "one late answer is not a death"
+    assert back < 8.0
+
+
+def test_a_killed_relay_leaves_the_list_at_once(network: Network) -> None:
+    relay = network.relays[0]
+    relay.kill()
+    assert wait_until(lambda: relay.identity not in network.listed()) < 1.0
+    network.restart(relay)
+
+
+def test_a_gateway_may_be_away(network: Network, client: Client) -> None:
+    """Streams go on and new ones open; when it is back on its port, the relays list themselves again."""
+    with Target(echo) as target, client.connect(target.host, target.port) as sock:
+        sock.settimeout(PATIENCE)
+        network.gateway.kill()
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        client.new_identity()
+        assert _echoes(client, target)
+        network.restart_gateway()
+        network.wait_listed(len(network.relays))
+        assert _echoes(client, target)
+
+
+def test_thousands_of_short_streams_while_relays_die_all_end(network: Network, client: Client) -> None:
+    """Each works or fails with an error in time; none hangs, none is wrong, and the client recovers."""
+    stop = threading.Event()
+    outcomes = {"right": 0, "broken": 0}
+    lock = threading.Lock()
+
+    def run(number: int) -> None:
+        token = b"%09d" % number
+        while not stop.is_set():
+            outcome = "right"
+            try:
+                with client.connect(target.host, target.port, (str(number % 4),)) as sock:
+                    sock.settimeout(PATIENCE)
+                    sock.sendall(token)
+                    sock.shutdown(socket.SHUT_WR)
+                    assert receive_all(sock) == token
+            except (Refused, ConnectionResetError, BrokenPipeError):
+                outcome = "broken"
+            with lock:
+                outcomes[outcome] += 1
+
+    with Target(echo) as target, ThreadPoolExecutor(8) as pool:
+        workers = [pool.submit(run, number) for number in range(8)]
+        try:
+            for _ in range(2):
+                before = outcomes["right"]
+                wait_until(lambda: outcomes["right"] > before + 300)  # noqa: B023
+                relay = network.path(next(c for c in client.circuits.circuits if c.attachments))[1]
+                relay.kill()
+                network.restart(relay)
+            before = outcomes["right"]
+            wait_until(lambda: outcomes["right"] > before + 300)
+        finally:
+            stop.set()
+        for worker in workers:
+            worker.result(PATIENCE)
+        assert _echoes(client, target)
+    assert outcomes["broken"] < outcomes["right"] / 10
+
+
+def test_a_client_goes_on_with_the_list_it_had_when_the_gateway_is_gone(
+    tmp_path: Path, web: WebTarget
+) -> None:
+    with Network(tmp_path, relays=3) as network:
+        first = network.proxy("--hops", "3")
+        assert first.stop() == 0
+        network.gateway.kill()
+        second = network.proxy_again(first, "--hops", "3")
+        assert second.curl(f"{web.url}/bytes/1000").returncode == 0
