@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint soak bench clean
 
 run:  ## a network of five relays and the prompt
 	./launch_network.sh 5 --client
@@ -11,6 +11,9 @@ test: lint  ## everything that must pass before a change lands
 lint: .venv/developer
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+
+soak: .venv/developer  ## what takes minutes: 1 GB each way, byte for byte
+	$(PYTHON) -m pytest -m soak tests/system
 
 bench: .venv/developer
 	$(PYTHON) -m tests.benchmarks

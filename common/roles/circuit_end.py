@@ -45,10 +45,13 @@ class Attachment:
         self._early_lock = threading.Lock()  # guards the change from no plug to a plug; before a plug's lock
         self._early: list[bytes] = []
         self._early_finish = False
+        self._broken = False
 
-    def adopt(self, plug: Plug) -> None:
-        """Gives the stream its socket; no circuit lock held."""
+    def adopt(self, plug: Plug) -> bool:
+        """Gives the stream its socket; False when it has broken, and the plug stays the caller's. No lock held."""
         with self._early_lock:
+            if self._broken:
+                return False
             taken = sum([plug.write(data) for data in self._early])
             if self._early_finish:
                 plug.finish()
@@ -56,6 +59,7 @@ class Attachment:
             self._plug = plug
         if taken:
             self.circuit.taken(self.stream_id, taken)
+        return True
 
     # ---- from the circuit: the link's reader
 
@@ -85,8 +89,11 @@ class Attachment:
 
     def ended(self, reason: EndReason) -> None:
         """The stream broke: whoever holds the other end of the socket must see an error, not an end."""
-        if self._plug is not None:
-            self._plug.abort()
+        with self._early_lock:
+            self._broken = True
+            plug = self._plug
+        if plug is not None:
+            plug.abort()
 
     def credit(self) -> None:
         """More may be sent."""

@@ -48,8 +48,11 @@ class ClientStream(Attachment):
             return
         self.open = True
         opening.plug.write(opening.answered(address))
-        self.adopt(opening.plug)
-        self._client_circuit.pump.call(self._begin_reading)
+        if self.adopt(opening.plug):
+            self._client_circuit.pump.call(self._begin_reading)
+        else:  # another thread ended the circuit in this moment
+            opening.broken(EndReason.CIRCUIT_CLOSED)
+            opening.plug.abort()
 
     def credit(self) -> None:
         """More may be sent: first what the application said before the answer."""
@@ -82,8 +85,8 @@ class ClientStream(Attachment):
         """Refused, or broken later."""
         if self.open:
             self.opening.broken(reason)
-            super().ended(reason)
-        else:
+        super().ended(reason)
+        if not self.open:
             self._client_circuit.stream_refused(self.opening, reason)
 
 

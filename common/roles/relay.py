@@ -73,7 +73,6 @@ class Relay:
         self._listener = Listener((listen.host, listen.port), context, self.links, self._add_link)
         listened = Address(*self._listener.address)
         self.address = advertise or listened
-        self._private = self.address.ip is not None and is_special(self.address.ip)
         self._exit = Exit(self.pump, policy, [*network_ports, listened, self.address])
         self._dials = threading.BoundedSemaphore(MAX_DIALS)
         self._buckets_lock = threading.Lock()  # guards the table's shape
@@ -154,10 +153,19 @@ class Relay:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
             raise Closed("the next relay's name is not known", DestroyReason.UNREACHABLE) from None
+        may_be_private = self._is_private()
         for *_, target in found:
-            if self._private or not is_special(ip_address(str(target[0]).split("%")[0])):
+            if may_be_private or not is_special(ip_address(str(target[0]).split("%")[0])):
                 return str(target[0]), port
         raise Closed("the next relay's address is private", DestroyReason.UNREACHABLE)
+
+    def _is_private(self) -> bool:
+        """Whether others dial this relay at a private address, or at a name that has one now."""
+        try:
+            found = socket.getaddrinfo(self.address.host, self.address.port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            return False
+        return any(is_special(ip_address(str(target[0]).split("%")[0])) for *_, target in found)
 
     def _extend_by(self, circuit: RelayCircuit, link: Link, create: bytes) -> None:
         try:

@@ -4,11 +4,11 @@ import hashlib
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import pytest
 
@@ -190,10 +190,15 @@ def test_what_a_target_sends_arrives_whole(client: Client, size: int) -> None:
 
 def test_every_value_of_a_byte_and_zeros_at_the_end_arrive(client: Client) -> None:
     with Target(echo) as target, _connect(client, target) as sock:
-        sender = threading.Thread(target=lambda: (sock.sendall(VALUES), sock.shutdown(socket.SHUT_WR)))
+        sender = threading.Thread(target=_say_and_finish, args=(sock, VALUES))
         sender.start()
         assert receive_all(sock) == VALUES
         sender.join()
+
+
+def _say_and_finish(sock: socket.socket, data: bytes) -> None:
+    sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
 
 
 def test_a_target_that_has_ended_still_hears_the_client(client: Client) -> None:
@@ -213,7 +218,7 @@ def test_data_that_arrives_while_the_application_finishes_is_not_lost(client: Cl
     with Target(serve) as target:
         for number in range(150):
             with _connect(client, target) as sock:
-                threading.Event().wait(number % 30 * 0.0001)
+                sleep(number % 30 * 0.0001)  # finishes before, while and after the data comes
                 sock.shutdown(socket.SHUT_WR)
                 assert receive_all(sock) == BLOCK[:100_000]
 
@@ -261,7 +266,12 @@ def test_a_thousand_streams_use_a_constant_number_of_links(network: InProcess, c
 
 
 def test_a_reader_that_stops_stops_its_own_stream_only(client: Client) -> None:
-    with Target(flood) as fast, Target(echo) as other, _connect(client, fast) as stalled, _connect(client, other) as sock:
+    with (
+        Target(flood) as fast,
+        Target(echo) as other,
+        _connect(client, fast) as stalled,
+        _connect(client, other) as sock,
+    ):
         assert stalled.recv(1)
         circuit = circuit_of(client)
         assert len(circuit.attachments) == 2
@@ -276,12 +286,11 @@ def test_a_reader_that_stops_stops_its_own_stream_only(client: Client) -> None:
         assert link.bytes_in < 30 * MB
 
 
-def _is_quiet(read: "object") -> bool:
+def _is_quiet(read: Callable[[], int]) -> bool:
     """Whether a counter stands still for a moment."""
-    assert callable(read)
     before = read()
-    threading.Event().wait(0.1)
-    return bool(read() == before)
+    sleep(0.1)
+    return read() == before
 
 
 def test_a_target_that_never_reads_stops_the_sender_and_nobody_else(client: Client) -> None:
@@ -307,7 +316,7 @@ def test_a_target_that_never_reads_stops_the_sender_and_nobody_else(client: Clie
 
 def test_floods_in_opposite_directions_never_stall(network: InProcess) -> None:
     """Two relays, each the exit of the other's client, both ways at full speed."""
-    with InProcess.client(network, 2) as one, InProcess.client(network, 2) as two:
+    with network.client(2) as one, network.client(2) as two:
         with Target(flood) as source, Target(sink) as drain:
             socks = [_connect(client, source) for client in (one, two) for _ in range(2)]
             drains = [_connect(client, drain) for client in (one, two) for _ in range(2)]
@@ -445,7 +454,7 @@ def test_circuits_that_end_under_load_disturb_no_other_on_their_links(network: I
                 with _connect(client, target, isolation) as sock:
                     worker = threading.Thread(target=_run_until_broken, args=(sock, target is source))
                     worker.start()
-                    threading.Event().wait(number % 10 * 0.003)
+                    sleep(number % 10 * 0.003)  # ends the circuit before, while and after the data begins to flow
                     circuit_of(client, isolation).end()
                     worker.join(PATIENCE)
                     assert not worker.is_alive()
@@ -538,7 +547,9 @@ def test_a_circuit_whose_relay_says_nothing_is_given_up_in_time(network: InProce
         first = relays[0].descriptor
         address = first.address.host, first.address.port
         link = client.links.obtain(address, first.identity, Deadline(PATIENCE))
-        circuit = ClientCircuit(relays[:3], client.circuits.circuits[0].origin._suite, link, client.links, client.pump)
+        circuit = ClientCircuit(
+            relays[:3], client.circuits.circuits[0].origin._suite, link, client.links, client.pump
+        )
         swallowed = network.member(first.identity).relay.relay
         real, swallowed.links._new_circuit = swallowed.links._new_circuit, _swallow
         try:

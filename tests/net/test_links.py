@@ -145,7 +145,9 @@ def test_cells_reach_their_circuit_and_no_other(pair: Pair) -> None:
         assert pair.sides[circuit_id].bodies == [bytes([number])]
 
 
-@pytest.mark.parametrize(("body", "reason"), [(b"fault", DestroyReason.PROTOCOL), (b"bug", DestroyReason.INTERNAL)])
+@pytest.mark.parametrize(
+    ("body", "reason"), [(b"fault", DestroyReason.PROTOCOL), (b"bug", DestroyReason.INTERNAL)]
+)
 def test_a_fault_ends_one_circuit_at_both_ends_with_its_reason(
     pair: Pair, body: bytes, reason: DestroyReason
 ) -> None:

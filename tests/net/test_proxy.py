@@ -222,7 +222,9 @@ def test_whoever_opens_the_port_as_a_web_site_gets_a_page(proxy: Proxy) -> None:
         assert b"not a web site" in receive_all(sock)
 
 
-@pytest.mark.parametrize("data", [b"\x00", b"\x16\x03\x01", b"\x05\x00", b"\x05\x01\x09", os.urandom(32) + b"\xff" * 99])
+@pytest.mark.parametrize(
+    "data", [b"\x00", b"\x16\x03\x01", b"\x05\x00", b"\x05\x01\x09", os.urandom(32) + b"\xff" * 99]
+)
 def test_what_is_no_request_ends(proxy: Proxy, data: bytes) -> None:
     with dial(proxy) as sock:
         sock.sendall(data)
@@ -272,6 +274,16 @@ def test_a_broken_stream_is_a_reset_for_the_program(client: Client, proxy: Proxy
         circuit_of(client, ("proxy",)).end()
         with pytest.raises(ConnectionResetError):
             receive_all(sock)
+
+
+def test_a_circuit_that_ends_while_its_stream_opens_breaks_it(client: Client, proxy: Proxy) -> None:
+    """The program has the yes, and the circuit is gone before its socket is joined to the stream."""
+    with Target(echo) as target:
+        for _ in range(100):
+            with connected(proxy, target) as sock:
+                circuit_of(client, ("proxy",)).end()
+                with pytest.raises(ConnectionResetError):
+                    receive_all(sock)
 
 
 @pytest.mark.parametrize("linger", [False, True], ids=["closes", "resets"])

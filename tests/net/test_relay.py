@@ -5,7 +5,6 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -29,7 +28,7 @@ from tests.net.in_process import (
     wait_until,
 )
 from tests.net.links import RawPeer
-from tests.system.targets import PATIENCE, Target, echo, unused_port
+from tests.system.targets import PATIENCE, Target, echo, silent, unused_port
 
 SUITE = Suite.FERNET
 
@@ -218,7 +217,7 @@ def test_a_cell_that_cannot_be_ends_the_link(raw: RawClient, data: bytes) -> Non
 
 
 def test_a_circuit_id_in_use_ends_the_link(raw: RawClient, victim: Member) -> None:
-    circuit_id, origin = raw.build(hop(victim))
+    circuit_id, _ = raw.build(hop(victim))
     raw.say(circuit_id, Command.CREATE, Origin([hop(victim)], SUITE).create)
     assert raw.link_ended()
 
@@ -241,7 +240,9 @@ def _with(create: Create, **changes: bytes) -> bytes:
     return Create(**{**fields, **changes}).encode()
 
 
-@pytest.mark.parametrize("fault", ["onion_key", "identity", "low order", "mlkem_key", "short", "long", "suite", "empty"])
+@pytest.mark.parametrize(
+    "fault", ["onion_key", "identity", "low order", "mlkem_key", "short", "long", "suite", "empty"]
+)
 def test_a_create_that_cannot_be_answered_ends_the_circuit_and_tells_nothing(
     raw: RawClient, victim: Member, fault: str
 ) -> None:
@@ -371,7 +372,7 @@ def test_extend_to_another_identity_than_answers_ends_the_circuit(
 def test_a_circuit_that_is_destroyed_while_its_extension_is_dialled_leaves_nothing(
     raw: RawClient, victim: Member
 ) -> None:
-    with Target(lambda _sock, ending: ending.wait()) as mute:  # accepts, and never says a word of TLS
+    with Target(silent) as mute:  # accepts, and never says a word of TLS
         stranger = PathHop(os.urandom(32), os.urandom(32), mute.host, mute.port)
         circuit_id, origin = raw.build(hop(victim), stranger)
         raw.flush(circuit_id, origin)

@@ -1,4 +1,4 @@
-"""What tests of whole networks share. Those marked `soak` run only when asked for: `pytest -m soak`."""
+"""What tests of whole networks share."""
 
 from collections.abc import Iterator
 
@@ -6,17 +6,6 @@ import pytest
 
 from tests.system.network import Network, ProxyProcess
 from tests.system.targets import WebTarget
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "soak: takes minutes; runs only with -m soak")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "soak" not in str(config.getoption("markexpr")):
-        for item in items:
-            if item.get_closest_marker("soak"):
-                item.add_marker(pytest.mark.skip(reason="runs with -m soak"))
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,12 @@ class Process:
         command = [sys.executable, *map(str, arguments), "--state", str(self.state)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                command,
+                cwd=ROOT,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
         self.pid = self._process.pid
 
@@ -210,7 +215,14 @@ class Network:
     @property
     def gateway_options(self) -> list[str]:
         """How a script is told of the gateway."""
-        return ["--gateway", self.gateway.address, "--gateway-key", self.gateway.identity.hex(), "--network", NETWORK]
+        return [
+            "--gateway",
+            self.gateway.address,
+            "--gateway-key",
+            self.gateway.identity.hex(),
+            "--network",
+            NETWORK,
+        ]
 
     def _start(self, name: str, script: str, *options: object) -> Process:
         process = Process(name, self.folder, script, *options)

@@ -1,5 +1,6 @@
 """Relays, clients and gateways that die, freeze and come back while data flows."""
 
+import resource
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from tests.system.targets import Target, WebTarget, echo, flood
 pytestmark = pytest.mark.system
 AT_ONCE = 2.0  # seconds in which a stream must hear that its circuit is gone
 RECOVERY = 3.0  # seconds in which the next request must work
-FREEZE = 13.0  # two heartbeats of 5 s, and a bit
+FREEZE = 17.0  # two pings of 5 s missed, the first of which may go out 5 s after the freeze, and a bit
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +155,24 @@ def test_thousands_of_short_streams_while_relays_die_all_end(network: Network, c
     assert outcomes["broken"] < outcomes["right"] / 10
 
 
-def test_a_client_goes_on_with_the_list_it_had_when_the_gateway_is_gone(
-    tmp_path: Path, web: WebTarget
-) -> None:
+def test_an_exit_without_descriptors_is_avoided_and_recovers(tmp_path: Path) -> None:
+    """It says "limit" and not "no such name" or "unreachable", so streams go to another exit; and it lives on."""
+    with Network(tmp_path, relays=4) as network, network.client(3) as client, Target(echo) as target:
+        with client.connect("localhost", target.port, ("a",)) as sock:
+            sock.settimeout(PATIENCE)
+            circuit = circuit_of(client, ("a",))
+            exit_ = network.path(circuit)[-1]
+            _, hard = resource.prlimit(exit_.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(exit_.pid, resource.RLIMIT_NOFILE, (exit_.descriptors(), hard))
+            client.connect("localhost", target.port, ("a",)).close()
+            client.connect("127.0.0.1", target.port, ("a",)).close()
+            resource.prlimit(exit_.pid, resource.RLIMIT_NOFILE, (hard, hard))
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x", "a stream that was open is not disturbed"
+        assert exit_.alive
+
+
+def test_a_client_goes_on_with_the_list_it_had_when_the_gateway_is_gone(tmp_path: Path, web: WebTarget) -> None:
     with Network(tmp_path, relays=3) as network:
         first = network.proxy("--hops", "3")
         assert first.stop() == 0

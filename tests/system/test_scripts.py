@@ -59,7 +59,9 @@ def test_help_is_exit_code_0(script: str) -> None:
         ("\udcff", "not a TOML file"),
     ],
 )
-def test_a_broken_configuration_names_file_and_setting(tmp_path: Path, script: str, content: str, named: str) -> None:
+def test_a_broken_configuration_names_file_and_setting(
+    tmp_path: Path, script: str, content: str, named: str
+) -> None:
     file = tmp_path / "broken.toml"
     file.write_text(content, errors="surrogateescape")
     done = run_script(script, "--config", file)
@@ -143,7 +145,9 @@ def test_a_gateway_that_does_not_answer_is_a_sentence_and_exit_code_1(network: N
     other = [*network.gateway_options[:-1], "other"]
     with ThreadPoolExecutor(3) as pool:
         runs = [
-            pool.submit(run_script, "client_tor.py", *pins, "--state", tmp_path / name, "web", "http://x", seconds=90.0)
+            pool.submit(
+                run_script, "client_tor.py", *pins, "--state", tmp_path / name, "web", "http://x", seconds=90.0
+            )
             for name, pins in (("dead", dead), ("wrong", wrong), ("other", other))
         ]
         done = [run.result() for run in runs]
@@ -251,16 +255,18 @@ def test_a_hang_up_does_not_end_a_daemon(network: Network, web: WebTarget) -> No
     assert proxy.stop() == 0
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, (0, -signal.SIGTERM)), (signal.SIGINT, (130,))])
 def test_a_client_that_is_still_starting_ends_by_a_signal(
-    tmp_path: Path, number: signal.Signals, code: int
+    tmp_path: Path, number: signal.Signals, codes: tuple[int, ...]
 ) -> None:
-    process = Process("client", tmp_path, "client_tor.py", *_pinned(unused_port()), "socks", "--listen", "127.0.0.1:0")
+    process = Process(
+        "client", tmp_path, "client_tor.py", *_pinned(unused_port()), "socks", "--listen", "127.0.0.1:0"
+    )
     try:
         wait_until(lambda: "%" in process.said())
         start = monotonic()
         process.signal(number)
-        assert process.wait(10) == code
+        assert process.wait(10) in codes
         assert monotonic() - start < 5
         assert "Traceback" not in process.said()
     finally:

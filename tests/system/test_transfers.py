@@ -41,14 +41,12 @@ def _download(proxy: ProxyProcess, url: str, seconds: float = PATIENCE) -> tuple
     return count, digest.hexdigest()
 
 
-@pytest.mark.parametrize(
-    "size", [0, 1, 65_537, 64 * MB, 200 * MB, pytest.param(1_000 * MB, marks=pytest.mark.soak)]
-)
+@pytest.mark.parametrize("size", [0, 1, 65_537, 200 * MB, pytest.param(1_000 * MB, marks=pytest.mark.soak)])
 def test_downloads_are_exact(proxy: ProxyProcess, web: WebTarget, size: int) -> None:
     assert _download(proxy, f"{web.url}/bytes/{size}") == (size, digest_of(size))
 
 
-@pytest.mark.parametrize("size", [0, 1, 64 * MB, 200 * MB, pytest.param(1_000 * MB, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("size", [0, 1, 200 * MB, pytest.param(1_000 * MB, marks=pytest.mark.soak)])
 def test_uploads_are_exact(proxy: ProxyProcess, web: WebTarget, tmp_path: Path, size: int) -> None:
     file = tmp_path / "upload"
     with file.open("wb") as upload:
@@ -110,9 +108,23 @@ def test_a_thousand_requests_use_a_constant_number_of_links(
     before = links()
     files = proxy.descriptors(), [relay.descriptors() for relay in network.relays]
     requests = web.requests
-    command = ["xargs", "-P", "8", "-n", "50", "curl", "-sS", "--socks5-hostname", proxy.address, "-H", "Connection: close"]
+    command = [
+        "xargs",
+        "-P",
+        "8",
+        "-n",
+        "50",
+        "curl",
+        "-sS",
+        "--socks5-hostname",
+        proxy.address,
+        "-H",
+        "Connection: close",
+    ]
     urls = "\n".join([f"{web.url}/bytes/1"] * 1_000)
-    done = subprocess.run(command, input=urls.encode(), env=environment(), capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, input=urls.encode(), env=environment(), capture_output=True, timeout=60, check=False
+    )
     assert (done.returncode, len(done.stdout)) == (0, 1_000)
     assert web.requests - requests == 1_000
     assert links() <= before
@@ -130,7 +142,8 @@ def test_clients_that_flood_each_other_through_the_same_relays_never_stall(
         for _ in range(2):
             downloads = [pool.submit(_download, proxy, f"{web.url}/bytes/{20 * MB}") for proxy in proxies]
             uploads = [
-                pool.submit(proxy.curl, web.url, "--upload-file", str(file), "--header", "Expect:") for proxy in proxies
+                pool.submit(proxy.curl, web.url, "--upload-file", str(file), "--header", "Expect:")
+                for proxy in proxies
             ]
             assert all(future.result(PATIENCE) == (20 * MB, digest_of(20 * MB)) for future in downloads)
             assert all(future.result(PATIENCE).returncode == 0 for future in uploads)
