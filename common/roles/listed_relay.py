@@ -1,4 +1,8 @@
-"""A relay that keeps itself in the directory: one registration per gateway, and a new onion key every day."""
+"""A relay that keeps itself in the directory: one registration per gateway, and a new onion key every day.
+
+Each registration goes its own way: a gateway that is away, hangs or refuses holds up none of the others, and is
+tried again for as long as the relay runs. Clients use the relay once more than half of their gateways list it.
+"""
 
 import logging
 import threading
@@ -19,6 +23,7 @@ from common.roles.relay import Relay, RelayIdentity
 from common.wire.cells import VERSIONS
 
 SOFTWARE = "onion-network 0.1.0"
+LEAVE_TIME = 2.0  # seconds for the good-byes to all gateways, side by side
 KEY_CHECK = 600.0  # seconds between looks whether the onion key is a day old
 _UNSPECIFIED = frozenset({"0.0.0.0", "::"})
 
@@ -80,7 +85,10 @@ class ListedRelay:
     def stop(self, timeout: float) -> None:
         """Leaves the directory, then ends; what is queued may leave for `timeout` seconds."""
         for registration in self._registrations:
-            registration.stop()
+            registration.begin_stop()
+        deadline = Deadline(LEAVE_TIME)
+        for registration in self._registrations:
+            registration.stop(deadline.left())
         self.relay.stop(Deadline(timeout))
 
     def _accepted_keys(self) -> Mapping[bytes, X25519PrivateKey]:
@@ -117,4 +125,3 @@ class ListedRelay:
     def _registration_changed(self, state: RegistrationState, text: str) -> None:
         level = logging.WARNING if state in (RegistrationState.REFUSED, RegistrationState.LOST) else logging.INFO
         _logger.log(level, "directory: %s", text or state.value)
-
