@@ -212,10 +212,10 @@ class DirectoryClient:
                     self._document = document
             else:
                 document = self._document
-            with self._pace.changed:
-                self._pace.changed.notify_all()
         if document is not None:
             self._tell(100, f"{len(document.relays)} relays are listed")
+        with self._pace.changed:
+            self._pace.changed.notify_all()  # after the news: who waits has some of its own to tell
 
     def _why(self) -> str:
         """Why there is no list: what was reached, and what is needed."""
