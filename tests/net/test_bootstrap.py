@@ -73,11 +73,13 @@ def client_of(*pins: Pin, cache: Path | None = None) -> Iterator[DirectoryClient
 
 
 @pytest.fixture
-def away(tmp_path: Path) -> Pin:
-    """A gateway that is not there; it may come later."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
+def away(tmp_path: Path) -> Iterator[Pin]:
+    """A gateway that is not there; it may come later. Its port stays bound, so that nobody else gets it."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
         address = Address("127.0.0.1", sock.getsockname()[1])
-    return address, load_or_create_identity(tmp_path / "late").public
+        yield address, load_or_create_identity(tmp_path / "late").public
 
 
 @pytest.fixture(autouse=True)
