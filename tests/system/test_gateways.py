@@ -1,6 +1,5 @@
 """Three gateways, relays and clients as real processes: one gateway dead or lying changes nothing for anybody."""
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,14 +180,3 @@ def test_with_all_gateways_down_clients_go_on_and_a_new_one_is_told(tmp_path: Pa
             "0 of 3 gateways gave a valid directory document and 2 are needed; the gateway "
         )
         assert all(f"the gateway {address} does not answer: " in sentence for address, _ in pins)
-
-
-def test_a_whole_network_on_ipv6(tmp_path: Path) -> None:
-    with Programs(tmp_path, "::1") as programs, Target(echo, socket.AF_INET6) as target:
-        pins = [programs.gateway("gateway")]
-        for name in RELAYS:
-            programs.relay(name, pins)
-        entries = wait_listed(pins, set(RELAYS))
-        assert {entry.descriptor.address.host for entry in entries.values()} == {"::1"}
-        with programs.proxy(pins) as proxy:
-            echoed(proxy, target.host, target.port)
