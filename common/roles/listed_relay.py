@@ -29,6 +29,15 @@ _UNSPECIFIED = frozenset({"0.0.0.0", "::"})
 
 _logger = logging.getLogger(__name__)
 
+# What the log says of each state; each a line of its own kind, so that none holds another back.
+_LINES = {
+    RegistrationState.CONNECTING: (logging.DEBUG, "directory: %s (%d of %d list this relay)"),
+    RegistrationState.LISTED: (logging.INFO, "directory: %s (%d of %d)"),
+    RegistrationState.LOST: (logging.WARNING, "directory: %s (%d of %d still list this relay)"),
+    RegistrationState.REFUSED: (logging.WARNING, "directory: %s (%d of %d do)"),
+    RegistrationState.STOPPED: (logging.DEBUG, "directory: %s (%d of %d still list this relay)"),
+}
+
 
 class ListedRelay:
     """`start` listens and registers; `stop` unregisters, then ends the circuits."""
@@ -123,5 +132,6 @@ class ListedRelay:
         return sign_descriptor(descriptor, self._identity.private_key)
 
     def _registration_changed(self, state: RegistrationState, text: str) -> None:
-        level = logging.WARNING if state in (RegistrationState.REFUSED, RegistrationState.LOST) else logging.INFO
-        _logger.log(level, "directory: %s", text or state.value)
+        level, line = _LINES[state]
+        listed = sum(each.state is RegistrationState.LISTED for each in self._registrations)
+        _logger.log(level, line, text, listed, len(self._registrations))

@@ -1,12 +1,13 @@
 """Several gateways, one list: what a minority of them can do, which is nothing."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.directory.addresses import Address
+from common.directory.descriptor import Descriptor
 from common.directory.document import DirectoryDocument, RelayEntry
 from common.directory.quorum import agree, majority
 from common.errors import DirectoryError
@@ -75,7 +76,7 @@ def test_a_gateway_that_swaps_keys_is_outvoted() -> None:
         {"onion_keys": (bytes(32), ONE.plain.onion_keys[0])},
         {"nickname": "trusted"},
         {"exit_policy": "none"},
-        {"family": "nobody"},
+        {"family": "ab" * 32},
     ],
 )
 def test_a_relay_in_league_with_one_gateway_shows_no_client_another_face(changes: dict[str, object]) -> None:
@@ -114,6 +115,15 @@ def test_what_was_observed_needs_a_majority_too() -> None:
 def test_the_list_is_valid_for_as_long_as_all_it_stands_on() -> None:
     found = view(document(serial=9, valid_until=NOW + 5), document(serial=4, valid_until=NOW + 9))
     assert (found.valid_until, found.serial, found.network) == (NOW + 5, 9, NETWORK)
+
+
+def test_every_field_has_its_rule() -> None:
+    """A field that is added must be put into one of these sets, and into `agree`."""
+    must_agree = {"nickname", "address", "identity", "onion_keys", "exit_policy", "family"}
+    may_differ = {"bandwidth", "software", "versions", "published", "family_proof"}
+    assert {field.name for field in fields(Descriptor)} <= must_agree | may_differ
+    of_the_newest, observed = {"envelope", "descriptor"}, {"running_since", "round_trip_ms", "flags"}
+    assert {field.name for field in fields(RelayEntry)} == of_the_newest | observed
 
 
 _POOL = [
