@@ -23,9 +23,9 @@ from common.roles.relay import Relay, RelayIdentity
 from common.wire.cells import VERSIONS
 
 SOFTWARE = "onion-network 0.1.0"
-LEAVE_TIME = 2.0  # seconds for the good-byes to all gateways, side by side
 KEY_CHECK = 600.0  # seconds between looks whether the onion key is a day old
 _UNSPECIFIED = frozenset({"0.0.0.0", "::"})
+LEAVE_TIME = 2.0  # seconds for the good-byes to all gateways, side by side
 
 _logger = logging.getLogger(__name__)
 
