@@ -34,8 +34,8 @@ def agree(documents: Mapping[bytes, DirectoryDocument], pinned: int) -> Director
     """What more than half of `pinned` gateways say; `documents` are verified and valid now, by gateway key.
 
     With one gateway it is that gateway's document. With several, nobody has signed the result: its serial is the
-    highest of theirs and only tells versions apart, and it is valid for as long as all of theirs are. Raises
-    `DirectoryError` when no majority of the gateways has a document.
+    highest of theirs and only tells versions apart. It is valid for as long as a majority has a valid document, so
+    that no gateway can cut its life short. Raises `DirectoryError` when no majority has one now.
     """
     needed = majority(pinned)
     if len(documents) < needed:
@@ -52,7 +52,7 @@ def agree(documents: Mapping[bytes, DirectoryDocument], pinned: int) -> Director
         votes[0],
         serial=max(document.serial for document in votes),
         valid_after=max(document.valid_after for document in votes),
-        valid_until=min(document.valid_until for document in votes),
+        valid_until=sorted((document.valid_until for document in votes), reverse=True)[needed - 1],
         relays=relays,
     )
 

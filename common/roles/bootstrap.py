@@ -52,7 +52,8 @@ class DirectoryClient:
         self._pace = pace = Pace()
         self._combining = threading.Lock()  # guards `_combined`; taken before `pace.changed`
         self._combined: dict[bytes, DirectoryDocument] = {}
-        self._document: DirectoryDocument | None = None  # written with both held, read with one
+        self._document: DirectoryDocument | None = None  # written with both held, read with one; so is the next
+        self._revisit = 0.0  # when the first of the documents it stands on expires
         self._watches = [
             GatewayWatch(
                 address,
@@ -72,9 +73,9 @@ class DirectoryClient:
     def document(self) -> DirectoryDocument | None:
         """What more than half of the gateways say, None when no majority has a valid document."""
         with self._pace.changed:
-            document = self._valid()
+            document = self._valid() if self._revisit > self._now() else None
         if document is None:
-            self._combine()  # without the document that has expired there may still be a majority
+            self._combine()  # a document that has expired is no vote any more
             with self._pace.changed:
                 document = self._valid()
         return document
@@ -124,18 +125,18 @@ class DirectoryClient:
     def _ask_all(self, deadline: Deadline) -> None:
         """Asks side by side; raises `Unreachable` unless a majority gives a valid answer."""
         changed = self._pace.changed
-        good: list[bool] = []
+        answered: dict[bytes, bool] = {}  # by gateway: whether it gave a valid document
 
         def ask(watch: GatewayWatch) -> None:
-            answered = False
+            good = False
             try:
                 watch.ask_once(deadline)
-                answered = True
+                good = True
             except OnionError:
                 pass  # the watch remembers why
             finally:
                 with changed:
-                    good.append(answered)
+                    answered[watch.key] = good
                     changed.notify_all()
 
         threads = [
@@ -145,14 +146,17 @@ class DirectoryClient:
         for thread in threads:
             thread.start()
         with changed:
-            changed.wait_for(lambda: len(good) == len(threads) or sum(good) >= self._needed, deadline.left())
-            changed.wait_for(lambda: len(good) == len(threads), min(STRAGGLERS, deadline.left()))
-            answers, all_done = sum(good), len(good) == len(threads)
-        if all_done:
+            everybody = len(threads)
+            changed.wait_for(
+                lambda: len(answered) == everybody or sum(answered.values()) >= self._needed, deadline.left()
+            )
+            changed.wait_for(lambda: len(answered) == everybody, min(STRAGGLERS, deadline.left()))
+            done = dict(answered)
+        if len(done) == everybody:
             for thread in threads:
                 thread.join()
-        if answers < self._needed:
-            raise Unreachable(self._why())
+        if sum(done.values()) < self._needed:
+            raise Unreachable(self._why([watch for watch in self._watches if not done.get(watch.key)]))
 
     def wait_for(self, relays: int, deadline: Deadline) -> DirectoryDocument:
         """Waits until so many relays are listed; `start` first. Raises `DirectoryError`, a sentence.
@@ -210,6 +214,7 @@ class DirectoryClient:
                     document = None
                 with self._pace.changed:
                     self._document = document
+                    self._revisit = min((each.valid_until for each in documents.values()), default=0.0)
             else:
                 document = self._document
         if document is not None:
@@ -217,14 +222,15 @@ class DirectoryClient:
         with self._pace.changed:
             self._pace.changed.notify_all()  # after the news: who waits has some of its own to tell
 
-    def _why(self) -> str:
-        """Why there is no list: what was reached, and what is needed."""
+    def _why(self, missing: Sequence[GatewayWatch] | None = None) -> str:
+        """Why there is no list: what was reached, and what is needed. `missing` are those without a document."""
         if len(self._watches) == 1:
             return f"there is no valid directory document: {self._watches[0].failure}"
-        missing = [watch.failure for watch in self._watches if watch.document is None]
+        if missing is None:
+            missing = [watch for watch in self._watches if watch.document is None]
         have, of = len(self._watches) - len(missing), len(self._watches)
         head = f"{have} of {of} gateways gave a valid directory document and {self._needed} are needed"
-        return "; ".join([head, *missing])
+        return "; ".join([head, *(watch.failure for watch in missing)])
 
     def _tell(self, percent: int, text: str) -> None:
         """Only forward, and only until there is a list: later rounds are nobody's news."""

@@ -1,6 +1,6 @@
 """`python -m tests.system.lying_gateway LIE OPTIONS...` is gateway.py with the key that clients pin, and lies.
 
-Only what the registry says is changed; all else is the project's own code.
+Only the document is changed, before it is signed; all else is the project's own code.
 """
 
 import runpy
@@ -8,12 +8,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from common.crypto.signing import sign
 from common.directory.descriptor import DESCRIPTOR_TYPE
 from common.directory.document import DirectoryDocument, RelayEntry
-from common.directory.registry import Registry
 from tests.unit.directory.relays import FakeRelay
 
 DAY = 86_400
@@ -72,12 +70,12 @@ LIES: dict[str, Callable[[DirectoryDocument], DirectoryDocument]] = {
 
 def main() -> None:
     """Runs the gateway's own script."""
-    lie, honest = LIES[sys.argv[1]], Registry.document
+    lie, honest = LIES[sys.argv[1]], DirectoryDocument.encode
 
-    def document(self: Registry, *arguments: Any) -> DirectoryDocument:
-        return lie(honest(self, *arguments))
+    def encode(document: DirectoryDocument) -> bytes:
+        return honest(lie(document))
 
-    Registry.document = document  # type: ignore[assignment, method-assign]
+    DirectoryDocument.encode = encode  # type: ignore[assignment, method-assign]
     script = Path(__file__).parents[2] / "gateway.py"
     sys.argv = [str(script), *sys.argv[2:]]
     runpy.run_path(str(script), run_name="__main__")

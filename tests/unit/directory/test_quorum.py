@@ -112,9 +112,11 @@ def test_what_was_observed_needs_a_majority_too() -> None:
     assert (entry.running_since, entry.round_trip_ms, entry.flags) == (20, 9, ("running",))
 
 
-def test_the_list_is_valid_for_as_long_as_all_it_stands_on() -> None:
-    found = view(document(serial=9, valid_until=NOW + 5), document(serial=4, valid_until=NOW + 9))
+def test_the_list_is_valid_for_as_long_as_a_majority_it_stands_on() -> None:
+    five, nine = document(serial=9, valid_until=NOW + 5), document(serial=4, valid_until=NOW + 9)
+    found = view(five, nine)
     assert (found.valid_until, found.serial, found.network) == (NOW + 5, 9, NETWORK)
+    assert view(five, nine, document(valid_until=NOW + 0.1)).valid_until == NOW + 5, "no gateway cuts it short"
 
 
 def test_every_field_has_its_rule() -> None:
