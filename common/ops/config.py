@@ -1,6 +1,9 @@
 """What each program is told: one frozen dataclass per role, filled from four sources.
 
-    command line  >  environment (TOR_NETWORK_NAME)  >  TOML file (--config)  >  default
+    command line  >  environment (TOR_NETWORK_NAME)  >  TOML file (--config)  >  network.toml  >  default
+
+The option `network` is a name, or the path of a file that ends in .toml. Such a file, which the launcher writes,
+says the network's name and its gateways; gateways that another source names are used instead of the file's.
 
 The table in `options` says which options there are. Everything wrong is a `ConfigError` that names source, option,
 value and what would be right; an unknown option is wrong too. Paths in a file are relative to the file's folder.
@@ -19,12 +22,13 @@ from typing import Any, Literal, NoReturn, overload
 from common.crypto.handshake import Suite
 from common.directory.addresses import Address
 from common.errors import ConfigError
-from common.ops.options import OPTIONS, GatewayPin, Option, to_toml
+from common.ops.options import OPTIONS, GatewayPin, Option, is_network_file, to_toml
 
 PROJECT = Path(__file__).resolve().parents[2]  # where the scripts are
 PREFIX = "TOR_NETWORK_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 COMMAND_LINE = "command line"
+DEFAULT = "default"
 _UNSPECIFIED = ("0.0.0.0", "::")
 
 
@@ -159,12 +163,13 @@ def _load(
         known = [flag for action in parser._actions for flag in action.option_strings]
         raise ConfigError(f"{COMMAND_LINE}: {unknown[0]}: {_unknown(unknown[0].partition('=')[0], known)}")
     given = vars(namespace)
-    settings = {option.name: _Setting(option.default, "default", option.name) for option in OPTIONS[role]}
+    settings = {option.name: _Setting(option.default, DEFAULT, option.name) for option in OPTIONS[role]}
     path = _config_path(role, given.get("config"), environ, home)
     if path is not None:
         settings |= _from_file(role, path)
     settings |= _from_environment(role, environ)
     settings |= _from_command_line(role, given)
+    settings |= _from_network_file(role, settings)
     values = {option.name: _value(option, settings[option.name]) for option in OPTIONS[role]}
     if given.get("show_config"):
         print(_shown(settings))
@@ -186,20 +191,44 @@ def _config_path(role: str, given: str | None, environ: Mapping[str, str], home:
 
 
 def _from_file(role: str, path: Path) -> dict[str, _Setting]:
+    table = _read_toml(path, [option.name for option in OPTIONS[role]])
+    state, network = table.get("state"), table.get("network")
+    if isinstance(state, str) and state:
+        table["state"] = str(path.parent / state)
+    if isinstance(network, str) and is_network_file(network):
+        table["network"] = str(path.parent / network)
+    return {name: _Setting(raw, str(path), name) for name, raw in table.items()}
+
+
+def _from_network_file(role: str, settings: Mapping[str, _Setting]) -> dict[str, _Setting]:
+    """The network's name in place of the file's, and its gateways unless another source named some."""
+    given = settings["network"]
+    if not is_network_file(given.raw):
+        return {}
+    path = Path(given.raw)
+    table = _read_toml(path, ["network", "gateways"])
+    for name in ("network", "gateways"):
+        if not table.get(name):
+            raise ConfigError(f"{path}: {name}: not set; a network's file says its name and its gateways")
+    source = f"{path} ({given.source})"
+    found = {"network": _Setting(table["network"], source, "network")}
+    if "gateways" in settings and settings["gateways"].source == DEFAULT:
+        found["gateways"] = _Setting(table["gateways"], source, "gateways")
+    return found
+
+
+def _read_toml(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The table in a file, in which nothing but `names` may stand."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:  # not UTF-8, or not TOML
         raise ConfigError(f"{path}: not a TOML file: {error}") from None
-    names = [option.name for option in OPTIONS[role]]
     for name in table:
         if name not in names:
             raise ConfigError(f"{path}: {name}: {_unknown(name, names)}")
-    state = table.get("state")
-    if isinstance(state, str) and state:
-        table["state"] = str(path.parent / state)
-    return {name: _Setting(raw, str(path), name) for name, raw in table.items()}
+    return table
 
 
 def _from_environment(role: str, environ: Mapping[str, str]) -> dict[str, _Setting]:
@@ -245,7 +274,7 @@ def _check(role: str, config: GatewayConfig | RelayConfig | ClientConfig) -> Non
         if option.required and not getattr(config, option.name):
             flags = f"{option.flag} {option.metavar}"
             if option.name == "gateways":
-                flags = "--gateway H:P with --gateway-key HEX"
+                flags = "--gateway H:P with --gateway-key HEX, or --network FILE"
             raise ConfigError(f"{role}: {option.name}: not set; give {flags}, or --config FILE with it")
     if isinstance(config, RelayConfig) and config.advertise is None and config.listen.host in _UNSPECIFIED:
         text = "not set, and nobody can dial the address listened on; give the one that others dial as host:port"

@@ -13,7 +13,8 @@ from common.ops.lifecycle import Signals, main
 from common.ops.options import parse_policy
 
 MOST_RELAYS = 100  # on one machine; each is a process
-_LAST_BASE_PORT = 65_535 - MOST_RELAYS
+MOST_GATEWAYS = 9
+_LAST_BASE_PORT = 65_535 - MOST_GATEWAYS - MOST_RELAYS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,11 +41,15 @@ def run(argv: Sequence[str]) -> int:
 def _carry_out(launcher: Launcher, arguments: argparse.Namespace) -> int:
     match arguments.command:
         case "start":
-            launcher.start(arguments.count, Settings(arguments.base_port, arguments.exit_policy))
+            launcher.start(
+                arguments.count, Settings(arguments.base_port, arguments.exit_policy, arguments.gateways)
+            )
         case "add":
             launcher.add(arguments.count)
         case "kill":
             launcher.kill(arguments.name)
+        case "restart":
+            launcher.restart(arguments.name)
         case "logs":
             launcher.logs(arguments.name, arguments.follow)
         case "stop":
@@ -64,11 +69,13 @@ def _parse(words: list[str], at: int) -> argparse.Namespace:
     def add(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
 
-    start = add("start", "start a gateway and N relays; the word start may be left out")
+    start = add("start", "start gateways and N relays; the word start may be left out")
     relays = _number(1, MOST_RELAYS)
     start.add_argument("count", metavar="N", type=relays, help=f"relays, 1 to {MOST_RELAYS}")
     start.add_argument("--client", action="store_true", help="then open the client's prompt")
-    text = "port of the gateway, relays follow [free ports]"
+    text = "directory gateways: relays register with all, clients believe more than half [1]"
+    start.add_argument("--gateways", metavar="G", type=_number(1, MOST_GATEWAYS), default=1, help=text)
+    text = "port of the first gateway, the others and then the relays follow [free ports]"
     start.add_argument("--base-port", metavar="P", type=_number(1024, _LAST_BASE_PORT), help=text)
     text = "where exits may connect to [local: also this machine]"
     start.add_argument("--exit-policy", metavar="RULES", type=_policy, default="local", help=text)
@@ -80,7 +87,9 @@ def _parse(words: list[str], at: int) -> argparse.Namespace:
     more = add("add", "start N more relays")
     more.add_argument("count", metavar="N", type=relays, nargs="?", default=1, help="how many [1]")
     kill = add("kill", "end one daemon at once, as a crash would")
-    kill.add_argument("name", metavar="NAME", help="gateway, relay1, relay2, ...")
+    kill.add_argument("name", metavar="NAME", help="gateway, gateway2, ..., relay1, relay2, ...")
+    again = add("restart", "start one daemon again as it was, ending it first if it runs")
+    again.add_argument("name", metavar="NAME", help="as for kill")
     if len(words) > at and words[at] not in (*commands.choices, "-h", "--help"):
         words = [*words[:at], "start", *words[at:]]
     return parser.parse_args(words)

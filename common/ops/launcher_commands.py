@@ -1,8 +1,8 @@
 """What the launcher can do: a whole network on this machine, and nothing left behind when it stops.
 
-Everything listens on loopback, and because of that the exits may reach loopback. The gateway starts first; the
-relays start together and the launcher waits until the gateway lists them all. What fails to start shows why,
-and the rest is stopped; so does ctrl-c.
+Everything listens on loopback, and because of that the exits may reach loopback. The gateways start first; the
+relays start together and the launcher waits until more than half of the gateways list them all. What fails to
+start shows why, and the rest is stopped; so does ctrl-c.
 """
 
 import itertools
@@ -17,15 +17,18 @@ from typing import NoReturn
 from rich.console import Console
 from rich.table import Table
 
+from common.directory.quorum import majority
 from common.errors import ConfigError, DirectoryError, OnionError
 from common.net.deadline import Deadline
 from common.ops.config import PROJECT, load
-from common.ops.launcher_state import Folder, Process, Ready, Settings
+from common.ops.launcher_state import GATEWAY, NETWORK_FILE, RELAY, Folder, Process, Ready, Settings, is_gateway
 from common.ops.lifecycle import FAILED
+from common.ops.options import GatewayPin, parse_address
 
 SCRIPT = "./launch_network.sh"
 DEFAULT_STATE = PROJECT / ".network"
 START_TIME = 30.0  # seconds until a daemon is ready, and until all are listed: slow machines need some
+_HOST = "127.0.0.1"
 _PROXY_PORT = 9050  # where programs look for such a proxy
 _LOOK = 0.02  # seconds between looks at what a daemon has written
 _ASK = 0.1  # seconds between questions to the gateway: each is a connection
@@ -33,7 +36,7 @@ _SHOWN_LINES = 15  # of the log of a daemon that died
 
 
 def ask_gateway(client_config: Path) -> set[str]:
-    """The nicknames that the gateway lists; none when it does not answer."""
+    """The nicknames that more than half of the gateways list; none when no more than half answer."""
     from common.roles.bootstrap import DirectoryClient  # noqa: PLC0415  stop and logs need not load it
 
     config = load("client", ["--config", str(client_config)], {})
@@ -48,7 +51,7 @@ class Launcher:
     """The commands, until `stop` is set.
 
     `scripts` is the folder of gateway.py, relay.py and client_tor.py; `listed` takes client.toml and returns the
-    nicknames of the relays that the gateway lists.
+    nicknames of the relays that the gateways list.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class Launcher:
         self._console = Console(highlight=False)
 
     def start(self, count: int, settings: Settings) -> None:
-        """Starts a gateway and `count` relays; raises `OnionError` when something runs here already."""
+        """Starts the gateways and `count` relays; raises `OnionError` when something runs here already."""
         with self._folder.locked():
             running = self._folder.running()
             if running:
@@ -79,8 +82,8 @@ class Launcher:
             self._folder.end(self._folder.recorded())  # what has died since
             self._folder.write_settings(settings)
             try:
-                gateway = self._start_gateway(settings)
-                self._start_relays([f"relay{number}" for number in range(1, count + 1)], settings, gateway)
+                self._start_gateways(settings)
+                self._start_relays([f"{RELAY}{number}" for number in range(1, count + 1)], settings)
             except BaseException:
                 self._folder.end(self._folder.recorded())
                 raise
@@ -90,14 +93,20 @@ class Launcher:
     def add(self, count: int) -> None:
         """Starts `count` more relays, with the lowest free numbers."""
         with self._folder.locked():
-            running = {process.name: process for process in self._folder.running()}
-            gateway = self._folder.ready(running["gateway"]) if "gateway" in running else None
-            if gateway is None:
+            running = {process.name for process in self._folder.running()}
+            if not any(is_gateway(name) for name in running):
                 raise OnionError(f"no gateway is running here; start a network: {self._command('5')}")
-            free = (f"relay{number}" for number in itertools.count(1) if f"relay{number}" not in running)
+            settings = self._folder.settings()
+            gateways = [name for name in _gateways(settings) if name in running]
+            if len(gateways) < majority(settings.gateways):
+                text = (
+                    f"only {len(gateways)} of {settings.gateways} gateways run here: nobody would use a new relay"
+                )
+                raise OnionError(f"{text}; {self._command('restart NAME')} starts one again")
+            free = (f"{RELAY}{number}" for number in itertools.count(1) if f"{RELAY}{number}" not in running)
             names = list(itertools.islice(free, count))
             try:
-                self._start_relays(names, self._folder.settings(), gateway)
+                self._start_relays(names, settings)
             except BaseException:
                 self._folder.end(process for process in self._folder.recorded() if process.name in names)
                 raise
@@ -120,7 +129,21 @@ class Launcher:
             if not processes:
                 raise OnionError(f"{name} is not running here; {self._command('status')} lists what is")
             self._folder.end(processes, patience=0)
-        print(f"{name} is gone; {self._command('add')} starts one again")
+        print(f"{name} is gone; {self._command('restart ' + name)} starts it again")
+
+    def restart(self, name: str) -> None:
+        """Ends one daemon if it runs, and starts it with the keys, port and file it had."""
+        with self._folder.locked():
+            running = self._folder.running()
+            known = name.startswith((GATEWAY, RELAY)) and self._folder.config(name).is_file()
+            if not known or not self._folder.recorded():
+                raise OnionError(f"{name} was not started here; {self._command('status')} lists what is")
+            self._folder.end(process for process in running if process.name == name)
+            processes = [self._folder.start(name)]
+            self._wait_ready(processes)
+            if not is_gateway(name):
+                self._wait_listed(processes)
+        self._show_table()
 
     def status(self) -> int:
         """Shows what runs; 0 when all that was started does, else 1."""
@@ -157,27 +180,32 @@ class Launcher:
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, script, "--config", str(config), *arguments])  # noqa: S606
 
-    def _start_gateway(self, settings: Settings) -> Ready:
-        port = settings.base_port or 0
-        self._folder.write_config("gateway", {"listen": f"127.0.0.1:{port}", "state": "gateway"})
-        gateway = self._wait_ready([self._folder.start("gateway", "gateway.py")])[0]
-        values = {"gateways": _pins(gateway), "state": "client", "socks_listen": f"127.0.0.1:{self._proxy_port()}"}
-        self._folder.write_config("client", values)
-        return gateway
-
-    def _start_relays(self, names: Sequence[str], settings: Settings, gateway: Ready) -> None:
-        processes = []
+    def _start_gateways(self, settings: Settings) -> None:
+        """Starts them together; then their addresses and keys are known, and stay for a restart."""
+        names = _gateways(settings)
         for name in names:
-            port = settings.base_port + int(name.removeprefix("relay")) if settings.base_port else 0
+            self._folder.write_config(name, {"listen": f"{_HOST}:{settings.port(name)}", "state": name})
+        ready = self._wait_ready([self._folder.start(name) for name in names])
+        pins = []
+        for name, gateway in zip(names, ready, strict=True):
+            self._folder.write_config(name, {"listen": gateway.address, "state": name})
+            pins.append(GatewayPin(parse_address(gateway.address), bytes.fromhex(gateway.identity)))
+        network = load("gateway", ["--config", str(self._folder.config(names[0]))], {}).network
+        self._folder.write_network(network, pins)
+        values = {"network": NETWORK_FILE, "state": "client", "socks_listen": f"{_HOST}:{self._proxy_port()}"}
+        self._folder.write_config("client", values)
+
+    def _start_relays(self, names: Sequence[str], settings: Settings) -> None:
+        for name in names:
             values = {
-                "listen": f"127.0.0.1:{port}",
-                "gateways": _pins(gateway),
+                "listen": f"{_HOST}:{settings.port(name)}",
+                "network": NETWORK_FILE,
                 "nickname": name,
                 "state": name,
                 "exit_policy": settings.exit_policy,
             }
             self._folder.write_config(name, values)
-            processes.append(self._folder.start(name, "relay.py"))
+        processes = [self._folder.start(name) for name in names]
         self._wait_ready(processes)
         self._wait_listed(processes)
 
@@ -195,7 +223,7 @@ class Launcher:
         deadline = Deadline(START_TIME)
         wanted = {process.name for process in processes}
         while missing := wanted - self._listed():
-            text = f"{', '.join(sorted(missing))} not listed by the gateway within {START_TIME:.0f} seconds"
+            text = f"{', '.join(sorted(missing))} not listed within {START_TIME:.0f} seconds"
             self._look(processes, deadline, text, _ASK)
 
     def _look(self, processes: Sequence[Process], deadline: Deadline, late: str, pause: float = _LOOK) -> None:
@@ -221,11 +249,11 @@ class Launcher:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind(("127.0.0.1", port))
+                    probe.bind((_HOST, port))
                 except OSError:
                     continue
                 return int(probe.getsockname()[1])
-        raise ConfigError("127.0.0.1: no port is free")
+        raise ConfigError(f"{_HOST}: no port is free")
 
     def _show_table(self) -> None:
         recorded, running, listed = self._folder.recorded(), self._folder.running(), self._listed()
@@ -245,6 +273,7 @@ class Launcher:
         print(f"prompt: {self._command('client')}")
         print(f"proxy:  {self._command('client socks')}")
         print(f"        curl --proxy socks5h://{config.socks_listen} https://example.org/")
+        print(f"join:   ./relay.py --network {self._state / NETWORK_FILE} --nickname NAME")
         print(f"stop:   {self._command('stop')}")
 
     def _command(self, words: str) -> str:
@@ -257,5 +286,6 @@ class Launcher:
             print(f"{name}: {line}" if several else line, flush=True)
 
 
-def _pins(gateway: Ready) -> list[dict[str, str]]:
-    return [{"address": gateway.address, "key": gateway.identity}]
+def _gateways(settings: Settings) -> list[str]:
+    """The names; the first has no number, whatever comes after it, and so keeps its keys."""
+    return [GATEWAY, *(f"{GATEWAY}{number}" for number in range(2, settings.gateways + 1))]

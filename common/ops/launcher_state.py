@@ -1,6 +1,7 @@
 """A network on this machine as a folder, and the processes that belong to it.
 
-    NAME.toml        what a daemon is told (gateway, relay1, relay2, ...), and client.toml
+    network.toml     all that a new relay or client needs: the network's name, its gateways and their keys
+    NAME.toml        what a daemon is told (gateway, gateway2, ..., relay1, relay2, ...), and client.toml
     NAME/            a daemon's own state: keys, `pid` and `ready` while it runs
     logs/NAME.log    what it said
     run/NAME.json    the process that the launcher started: pid and start time
@@ -17,7 +18,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +29,10 @@ from common.net.deadline import Deadline
 from common.ops.config import PREFIX
 from common.ops.files import private_folder, read_private, write_private
 from common.ops.lifecycle import PID_FILE, READY_FILE
-from common.ops.options import to_toml
+from common.ops.options import GatewayPin, network_toml, to_toml
 
+GATEWAY, RELAY = "gateway", "relay"  # what the names of daemons begin with, and of their scripts
+NETWORK_FILE = "network.toml"
 PATIENCE = 10.0  # seconds a daemon has to end by itself: it drains its circuits for a few
 
 
@@ -48,6 +51,15 @@ class Settings:
 
     base_port: int | None
     exit_policy: str
+    gateways: int = 1
+
+    def port(self, name: str) -> int:
+        """Where a daemon listens: gateways from the base port on, relays after them; 0 for any free port."""
+        if self.base_port is None:
+            return 0
+        if is_gateway(name):
+            return self.base_port + int(name.removeprefix(GATEWAY) or 1) - 1
+        return self.base_port + self.gateways - 1 + int(name.removeprefix(RELAY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +114,26 @@ class Folder:
         lines += [f"{key} = {to_toml(value)}" for key, value in values.items()]
         write_private(self.config(name), "\n".join(lines).encode() + b"\n")
 
+    def write_network(self, network: str, gateways: Sequence[GatewayPin]) -> None:
+        """Writes network.toml."""
+        lines = "# All that a relay or a client of this network needs: give it as --network FILE.\n"
+        write_private(self.root / NETWORK_FILE, (lines + network_toml(network, gateways)).encode())
+
     def write_settings(self, settings: Settings) -> None:
         """Remembers what the network was started with."""
         write_private(self.root / "network.json", json.dumps(asdict(settings)).encode())
 
     def settings(self) -> Settings:
         """What the network was started with; raises `ConfigError` when that is damaged or missing."""
-        return Settings(**_json(self.root / "network.json", {"base_port", "exit_policy"}))
+        return Settings(**_json(self.root / "network.json", {"base_port", "exit_policy", "gateways"}))
 
     def recorded(self) -> list[Process]:
-        """All that was started and not stopped, running or not; the gateway first, relays by number."""
+        """All that was started and not stopped, running or not; gateways first, all by number."""
         paths = (self.root / "run").glob("*.json")
         processes = [Process(**_json(path, {"name", "pid", "started"})) for path in paths]
-        return sorted(processes, key=lambda process: (process.name != "gateway", len(process.name), process.name))
+        return sorted(
+            processes, key=lambda process: (not is_gateway(process.name), len(process.name), process.name)
+        )
 
     def running(self) -> list[Process]:
         """Those that still run."""
@@ -128,8 +147,9 @@ class Folder:
         values = _json(path, {"pid", "address", "identity"})
         return Ready(values["address"], values["identity"]) if values["pid"] == process.pid else None
 
-    def start(self, name: str, script: str) -> Process:
-        """Starts a daemon and records it; raises `ConfigError` when it cannot be started at all."""
+    def start(self, name: str) -> Process:
+        """Starts a daemon by its file and records it; raises `ConfigError` when it cannot be started at all."""
+        script = f"{GATEWAY if is_gateway(name) else RELAY}.py"
         for folder in ("logs", "run", name):
             private_folder(self.root / folder)
         for left in (READY_FILE, PID_FILE):
@@ -187,6 +207,11 @@ class Folder:
             path.unlink(missing_ok=True)
         if name in self._children:
             self._children.pop(name).wait()
+
+
+def is_gateway(name: str) -> bool:
+    """Whether that is the name of a gateway's process."""
+    return name.startswith(GATEWAY)
 
 
 def _json(path: Path, keys: set[str]) -> dict[str, Any]:

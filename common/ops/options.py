@@ -20,6 +20,7 @@ from common.errors import Malformed
 
 KEY_SIZE = 32  # an Ed25519 public key
 LOG_LEVELS = ("debug", "info", "warning", "error")
+NETWORK_FILE = ".toml"
 SUITES = {"fernet": Suite.FERNET, "aes-gcm": Suite.AES_GCM}
 
 
@@ -108,9 +109,16 @@ def _parse_nickname(raw: Any) -> str:
     return raw
 
 
+def is_network_file(raw: Any) -> bool:
+    """Whether the option network is given as a file instead of a name: what ends in .toml is one."""
+    return isinstance(raw, str) and raw.endswith(NETWORK_FILE)
+
+
 def _parse_network(raw: Any) -> str:
-    if not isinstance(raw, str) or not NETWORK.fullmatch(raw):
-        raise ValueError("a name of 1 to 64 letters, digits, dots, _ and -")
+    if not isinstance(raw, str) or not NETWORK.fullmatch(raw) or is_network_file(raw):
+        raise ValueError(
+            f"a name of 1 to 64 letters, digits, dots, _ and -, or a file that ends in {NETWORK_FILE}"
+        )
     return raw
 
 
@@ -154,7 +162,8 @@ def _log_level(default: str) -> Option:
     return Option("log_level", default, _one_of(LOG_LEVELS), "LEVEL", "debug, info, warning or error")
 
 
-_NETWORK = Option("network", "private", _parse_network, "NAME", "name of the network that is joined")
+_NETWORK_HELP = "name of the network that is joined, or a file network.toml that says its name and gateways"
+_NETWORK = Option("network", "private", _parse_network, "NAME|FILE", _NETWORK_HELP)
 _GATEWAYS = Option("gateways", [], parse_gateways, "H:P", "the gateways believed, by majority", required=True)
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
@@ -197,11 +206,18 @@ def example(role: str) -> str:
 
 
 def to_toml(raw: Any) -> str:
-    """A text, a number, or a list of tables as TOML writes them."""
+    """A text, a number, a table, or a list of them as TOML writes them."""
     if isinstance(raw, list):
-        tables = [", ".join(f"{key} = {to_toml(value)}" for key, value in item.items()) for item in raw]
-        return "[" + ", ".join("{ " + table + " }" for table in tables) + "]"
+        return "[" + ", ".join(to_toml(item) for item in raw) + "]"
+    if isinstance(raw, dict):
+        return "{ " + ", ".join(f"{key} = {to_toml(value)}" for key, value in raw.items()) + " }"
     if isinstance(raw, str):
         escaped = raw.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
     return str(raw)
+
+
+def network_toml(network: str, gateways: Iterable[GatewayPin]) -> str:
+    """The file that is all a new relay or client needs; `--network FILE` reads it."""
+    tables = [f"    {to_toml({'address': str(pin.address), 'key': pin.key.hex()})},\n" for pin in gateways]
+    return f"network = {to_toml(network)}\ngateways = [\n{''.join(tables)}]\n"

@@ -50,8 +50,9 @@ class Client:
         progress: Progress = lambda _percent, _text: None,
         warn: Callable[[str], None] = lambda _text: None,
     ) -> None:
-        """`gateways`: addresses and Ed25519 keys (32 bytes); `cache`: file that keeps the directory document.
+        """`gateways`: addresses and Ed25519 keys (32 bytes), of which more than half are believed.
 
+        `cache`: file that keeps the directory document; with several gateways each has its own beside it.
         `progress` hears percent and a sentence while starting, `warn` a sentence when paths are too short.
         """
         self.pump = Pump("streams")

@@ -1,4 +1,8 @@
-"""A relay that keeps itself in the directory: one registration per gateway, and a new onion key every day."""
+"""A relay that keeps itself in the directory: one registration per gateway, and a new onion key every day.
+
+Each registration goes its own way: a gateway that is away, hangs or refuses holds up none of the others, and is
+tried again for as long as the relay runs. Clients use the relay once more than half of their gateways list it.
+"""
 
 import logging
 import threading
@@ -21,8 +25,18 @@ from common.wire.cells import VERSIONS
 SOFTWARE = "onion-network 0.1.0"
 KEY_CHECK = 60.0  # seconds between looks whether the onion key is a day old, or the previous one over
 _UNSPECIFIED = frozenset({"0.0.0.0", "::"})
+LEAVE_TIME = 2.0  # seconds for the good-byes to all gateways, side by side
 
 _logger = logging.getLogger(__name__)
+
+# What the log says of each state; each a line of its own kind, so that none holds another back.
+_LINES = {
+    RegistrationState.CONNECTING: (logging.DEBUG, "directory: %s (%d of %d list this relay)"),
+    RegistrationState.LISTED: (logging.INFO, "directory: %s (%d of %d)"),
+    RegistrationState.LOST: (logging.WARNING, "directory: %s (%d of %d still list this relay)"),
+    RegistrationState.REFUSED: (logging.WARNING, "directory: %s (%d of %d do)"),
+    RegistrationState.STOPPED: (logging.DEBUG, "directory: %s (%d of %d still list this relay)"),
+}
 
 
 class ListedRelay:
@@ -80,7 +94,10 @@ class ListedRelay:
     def stop(self, timeout: float) -> None:
         """Leaves the directory, then ends; what is queued may leave for `timeout` seconds."""
         for registration in self._registrations:
-            registration.stop()
+            registration.begin_stop()
+        deadline = Deadline(LEAVE_TIME)
+        for registration in self._registrations:
+            registration.stop(deadline.left())
         self.relay.stop(Deadline(timeout))
 
     def _accepted_keys(self) -> Mapping[bytes, X25519PrivateKey]:
@@ -114,6 +131,6 @@ class ListedRelay:
         return sign_descriptor(descriptor, self._identity.private_key)
 
     def _registration_changed(self, state: RegistrationState, text: str) -> None:
-        level = logging.WARNING if state in (RegistrationState.REFUSED, RegistrationState.LOST) else logging.INFO
-        _logger.log(level, "directory: %s", text or state.value)
-
+        level, line = _LINES[state]
+        listed = sum(each.state is RegistrationState.LISTED for each in self._registrations)
+        _logger.log(level, line, text, listed, len(self._registrations))

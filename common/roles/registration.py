@@ -102,10 +102,14 @@ class Registration:
         with self._changed:
             return self._changed.wait_for(lambda: self._state is state, deadline.left())
 
-    def stop(self, timeout: float = 5.0) -> None:
-        """Says good-bye to the gateway if it is connected, and ends the thread; idempotent."""
+    def begin_stop(self) -> None:
+        """Lets the thread say good-bye to the gateway and end; returns at once. Idempotent."""
         self._stopping.set()
         self._wake()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """As `begin_stop`, and waits for the end."""
+        self.begin_stop()
         if self._thread.is_alive():
             self._thread.join(timeout)
         if not self._thread.is_alive():
@@ -140,12 +144,14 @@ class Registration:
             with self._open() as connection:
                 self._stay(connection)
         except _Refused as error:
-            return self._lost(RegistrationState.REFUSED, f"the gateway does not list this relay: {error}")
+            return self._lost(
+                RegistrationState.REFUSED, f"the gateway {self._gateway} does not list this relay: {error}"
+            )
         except (DirectoryError, ProtocolError, Closed) as error:
-            return self._lost(RegistrationState.LOST, f"not listed by the gateway: {error}")
+            return self._lost(RegistrationState.LOST, f"not listed by the gateway {self._gateway}: {error}")
         except Exception:
             log.exception("unexpected error while registering")
-            return self._lost(RegistrationState.LOST, "not listed by the gateway: internal error")
+            return self._lost(RegistrationState.LOST, f"not listed by the gateway {self._gateway}: internal error")
         return True
 
     def _lost(self, state: RegistrationState, text: str) -> bool:

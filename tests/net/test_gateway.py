@@ -358,19 +358,6 @@ def test_another_key_at_the_gateway_s_address_is_not_believed(gateway: Gateway, 
     assert gateway.relays_listed == 0
 
 
-def test_the_next_gateway_is_asked_when_the_first_does_not_answer(gateway: Gateway, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        closed = Address("127.0.0.1", sock.getsockname()[1])
-    gateways = [(closed, bytes(32)), (gateway.address, gateway.identity)]
-    client = DirectoryClient(gateways, NETWORK)
-    assert client.fetch(Deadline(PATIENCE)).network == NETWORK
-    client.start()
-    try:
-        client.wait_for(0, Deadline(PATIENCE))
-    finally:
-        client.stop()
-
-
 def test_another_network_is_refused_with_a_sentence(gateway: Gateway) -> None:
     client = DirectoryClient([(gateway.address, gateway.identity)], "elsewhere")
     with pytest.raises(DirectoryError, match="network test"):

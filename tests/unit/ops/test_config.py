@@ -9,7 +9,7 @@ from common.crypto.handshake import Suite
 from common.directory.addresses import Address
 from common.errors import ConfigError
 from common.ops.config import PROJECT, ClientCommand, build_parser, load, load_client
-from common.ops.options import OPTIONS, GatewayPin, example
+from common.ops.options import OPTIONS, GatewayPin, example, network_toml
 
 KEY = "ab" * 32
 PIN = GatewayPin(Address("127.0.0.1", 9000), bytes.fromhex(KEY))
@@ -34,13 +34,19 @@ def test_shipped_examples_hold_every_option_at_its_default(role: str) -> None:
     text = (PROJECT / "docs" / "examples" / f"{role}.toml").read_text()
     assert text == example(role)
     assert tomllib.loads(text) == {}
-    settings = [line[2:] for line in text.splitlines() if line.startswith("# ") and " = " in line and "as in" not in line]
+    settings = [
+        line[2:] for line in text.splitlines() if line.startswith("# ") and " = " in line and "as in" not in line
+    ]
     assert tomllib.loads("\n".join(settings)) == {option.name: option.default for option in OPTIONS[role]}
 
 
 def test_defaults() -> None:
     gateway = load("gateway", [], {})
-    assert (gateway.listen, gateway.state, gateway.log_level) == (Address("127.0.0.1", 9000), Path("gateway-state"), "info")
+    assert (gateway.listen, gateway.state, gateway.log_level) == (
+        Address("127.0.0.1", 9000),
+        Path("gateway-state"),
+        "info",
+    )
     relay = load("relay", RELAY, {})
     assert relay.advertise is None
     assert relay.exit_policy == "default"
@@ -113,7 +119,9 @@ def test_what_is_wrong_elsewhere_is_named(tmp_path: Path) -> None:
 def test_what_must_be_set_is_asked_for() -> None:
     assert relay_error(GATEWAY) == "relay: nickname: not set; give --nickname NAME, or --config FILE with it"
     assert relay_error([]).startswith("relay: gateways: not set; give --gateway H:P with --gateway-key HEX")
-    assert relay_error(["--listen", "0.0.0.0:9001", *RELAY]).startswith("relay: advertise: not set, and nobody can dial")
+    assert relay_error(["--listen", "0.0.0.0:9001", *RELAY]).startswith(
+        "relay: advertise: not set, and nobody can dial"
+    )
     argv = ["--listen", "0.0.0.0:9001", "--advertise", "relay.example.org:9001", *RELAY]
     assert load("relay", argv, {}).advertise == Address("relay.example.org", 9001)
 
@@ -167,7 +175,9 @@ def test_client_commands(argv: list[str], command: ClientCommand) -> None:
 
 
 def test_client_options_before_and_after_the_command() -> None:
-    config, command = load_client([*GATEWAY, "--hops", "2", "socks", "--listen", "127.0.0.1:0", "--suite", "aes-gcm"], {})
+    config, command = load_client(
+        [*GATEWAY, "--hops", "2", "socks", "--listen", "127.0.0.1:0", "--suite", "aes-gcm"], {}
+    )
     assert (config.hops, config.suite, config.socks_listen.port) == ((2, 2), Suite.AES_GCM, 0)
     assert command == ClientCommand("socks")
     with pytest.raises(ConfigError, match="invalid choice: 'wbe'"):
@@ -192,3 +202,71 @@ def test_show_config_names_the_source_of_each_value(tmp_path: Path, capsys: pyte
 def test_help_names_every_option(role: str) -> None:
     text = build_parser(role).format_help()
     assert all(option.flag.removesuffix("s") in text for option in OPTIONS[role])
+
+
+# ---- network.toml ----
+
+OTHER = GatewayPin(Address("gateway2.example.org", 9000), bytes.fromhex("cd" * 32))
+
+
+def network_file(folder: Path, name: str = "network.toml") -> str:
+    return toml(folder, network_toml("home", [PIN, OTHER]), name)
+
+
+def sources_of(argv: list[str], environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    with pytest.raises(SystemExit):
+        load("relay", ["--show-config", *argv], environ)
+    return {line.split()[0]: line.rpartition("# ")[2] for line in capsys.readouterr().out.splitlines()}
+
+
+def test_a_network_file_is_all_a_relay_or_client_needs(tmp_path: Path) -> None:
+    path = network_file(tmp_path)
+    relay = load("relay", ["--network", path, "--nickname", "relay1"], {})
+    assert (relay.network, relay.gateways) == ("home", (PIN, OTHER))
+    client = load("client", [], {"TOR_NETWORK_NETWORK": path})
+    assert (client.network, client.gateways) == ("home", (PIN, OTHER))
+    assert load("gateway", ["--network", path], {}).network == "home"
+
+
+def test_a_network_file_named_in_a_file_is_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    network_file(tmp_path / "shared")
+    path = toml(tmp_path, 'network = "shared/network.toml"\nnickname = "relay1"')
+    assert load("relay", ["--config", path], {}).gateways == (PIN, OTHER)
+
+
+def test_a_network_file_yields_to_every_source_but_the_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared = network_file(tmp_path)
+    path = toml(
+        tmp_path, f'network = "network.toml"\ngateways = [{{ address = "127.0.0.1:9000", key = "{KEY}" }}]'
+    )
+    plain = toml(tmp_path, 'network = "network.toml"', "plain.toml")
+    assert load("relay", ["--config", path, "--nickname", "x"], {}).gateways == (PIN,)
+    assert load("relay", ["--network", shared, *GATEWAY, "--nickname", "x"], {}).gateways == (PIN,)
+    assert load("relay", ["--config", plain, "--network", "other", *RELAY], {}).network == "other"
+    assert sources_of(["--config", plain], {}, capsys)["gateways"] == f"{shared} ({plain})"
+    assert sources_of(["--config", path], {}, capsys)["gateways"] == path
+    shown = sources_of(["--network", shared], {"TOR_NETWORK_NETWORK": "other"}, capsys)
+    assert shown["network"] == shown["gateways"] == f"{shared} (command line)"
+    assert sources_of([], {"TOR_NETWORK_NETWORK": shared}, capsys)["network"] == f"{shared} (environment)"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "network.toml: network: not set"),
+        ('network = "home"', "network.toml: gateways: not set; a network's file says its name and its gateways"),
+        ('network = "home"\nnickname = "x"', "network.toml: nickname: unknown option"),
+        ("network =", "network.toml: not a TOML file"),
+        (network_toml("other.toml", [PIN]), "network.toml (command line): network: 'other.toml' is not a name of"),
+        ('network = "home"\ngateways = [1]', "network.toml (command line): gateways: [1] is not a list like [{"),
+    ],
+)
+def test_what_is_wrong_in_a_network_file_is_named(tmp_path: Path, text: str, sentence: str) -> None:
+    assert sentence in relay_error(["--network", toml(tmp_path, text, "network.toml"), "--nickname", "x"])
+
+
+def test_a_network_file_that_is_not_there() -> None:
+    assert relay_error(["--network", "none.toml"]) == "none.toml: cannot be read: No such file or directory"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,14 @@ from common.ops.launcher_commands import Launcher
 from common.ops.launcher_state import Folder, Process, Settings, start_time
 
 DAEMON = """
-import os, sys, threading
+import hashlib, os, sys, threading
 from pathlib import Path
 from common.ops.config import load
 from common.ops.lifecycle import Signals, main, ready
 def run():
     config = load(Path(sys.argv[0]).stem, sys.argv[1:])
     with Signals() as signals:
-        with ready(config.state, f"127.0.0.1:{config.listen.port or 9}", bytes(32)):
+        with ready(config.state, f"127.0.0.1:{config.listen.port or 9}", hashlib.sha256(str(config.state).encode()).digest()):
             print("up", *[name for name in os.environ if name.startswith("TOR_NETWORK_")], flush=True)
             signals.stop.wait()
 main(run)
@@ -95,7 +96,7 @@ def test_what_the_daemons_are_told(network: Network) -> None:
     assert relay.listen.host == "127.0.0.1"
     assert relay.state == network.state / "relay2"
     assert relay.gateways == client.gateways
-    assert client.gateways[0].key == bytes(32)
+    assert client.gateways[0].key == sha256(str(network.state / "gateway").encode()).digest()
     assert client.socks_listen.port != 9050, "only the usual folder takes the usual port"
 
 
@@ -108,7 +109,49 @@ def test_ports_from_a_base_port(network: Network) -> None:
     assert ports == [20_000, 20_001, 20_002, 20_003]
 
 
-def test_the_environment_of_the_client_does_not_reach_daemons(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_gateways_that_relays_and_clients_know_from_one_file(
+    network: Network, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network.launcher.start(2, Settings(30_000, "local", 3))
+    gateways = ["gateway", "gateway2", "gateway3"]
+    assert network.names() == [*gateways, "relay1", "relay2"]
+    file = network.state / "network.toml"
+    joining = load("relay", ["--network", str(file), "--nickname", "x"], {})
+    relay = load("relay", ["--config", str(network.folder.config("relay2"))], {})
+    client = load("client", ["--config", str(network.folder.config("client"))], {})
+    assert joining.gateways == relay.gateways == client.gateways
+    assert [str(pin.address) for pin in client.gateways] == [
+        f"127.0.0.1:{port}" for port in (30_000, 30_001, 30_002)
+    ]
+    assert relay.listen.port == 30_004
+    assert f"join:   ./relay.py --network {file} --nickname NAME" in capsys.readouterr().out
+    network.launcher.stop()
+    assert capsys.readouterr().out == "stopped gateway, gateway2, gateway3, relay1, relay2\n"
+
+
+def test_a_gateway_that_was_killed_is_started_again_as_it_was(
+    network: Network, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network.launcher.start(1, Settings(None, "local", 3))
+    network.launcher.kill("gateway2")
+    assert "restart gateway2 starts it again" in capsys.readouterr().out
+    before = network.folder.config("gateway2").read_bytes()
+    network.launcher.add(1)
+    network.launcher.kill("gateway3")
+    with pytest.raises(OnionError, match="only 1 of 3 gateways run here"):
+        network.launcher.add(1)
+    network.launcher.restart("gateway2")
+    network.launcher.restart("relay1")
+    assert network.folder.config("gateway2").read_bytes() == before
+    assert network.names() == ["gateway", "gateway2", "relay1", "relay2"]
+    for name in ("client", "gateway9", "../gateway"):
+        with pytest.raises(OnionError, match="was not started here"):
+            network.launcher.restart(name)
+
+
+def test_the_environment_of_the_client_does_not_reach_daemons(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TOR_NETWORK_STATE", "elsewhere")
     network.launcher.start(1, FREE)
     assert network.folder.last_lines("gateway", 5) == ["up"]
@@ -286,6 +329,7 @@ def test_start_time_of_a_process() -> None:
         (["101"], "'101' is not a number from 1 to 100"),
         (["5x"], "'5x' is not a number"),
         (["5", "--base-port", "80"], "'80' is not a number from 1024 to"),
+        (["5", "--gateways", "10"], "'10' is not a number from 1 to 9"),
         (["5", "--exit-policy", "maybe"], "'maybe' is not an exit policy"),
         (["kill"], "required: NAME"),
         (["status", "--what"], "unrecognized arguments: --what"),
