@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "common/ops": {"common.errors", "common.wire", "common.crypto", "common.directory", "common.net.deadline"},
     "common/ops/launcher": {
         "common.errors", "common.directory", "common.net.deadline", "common.ops", "common.roles.bootstrap",
-    },  # fmt: skip
+    },
 }
 SCRIPTS_MAY_IMPORT = {"common.roles", "common.ops"}
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill"}

@@ -223,7 +223,7 @@ def test_a_network_file_is_all_a_relay_or_client_needs(tmp_path: Path) -> None:
     path = network_file(tmp_path)
     relay = load("relay", ["--network", path, "--nickname", "relay1"], {})
     assert (relay.network, relay.gateways) == ("home", (PIN, OTHER))
-    client = load("client", [], {"TOR_NETWORK_NETWORK": path})
+    client, _ = load_client([], {"TOR_NETWORK_NETWORK": path}, tmp_path)
     assert (client.network, client.gateways) == ("home", (PIN, OTHER))
     assert load("gateway", ["--network", path], {}).network == "home"
 
