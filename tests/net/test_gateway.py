@@ -144,7 +144,7 @@ def test_a_relay_that_says_goodbye_or_hangs_up_is_gone_at_once(gateway: Gateway,
         client = client_of(gateway)
         assert names(client.fetch(Deadline(PATIENCE))) == {"relay"}
         relay.registration.stop()
-        assert names(client.fetch(Deadline(PATIENCE))) == set()
+        fetch_until(gateway, set())  # when the good-bye was too slow, the end of the connection says it
 
 
 @contextlib.contextmanager

@@ -42,7 +42,8 @@ def launched(tmp_path: Path) -> Iterator[Launched]:
 
 
 def test_a_relay_and_a_client_join_with_the_network_file_alone(launched: Launched, tmp_path: Path) -> None:
-    pins = [(pin.address, pin.key) for pin in load("client", ["--network", str(launched.file)], {}).gateways]
+    newcomer = load("relay", ["--network", str(launched.file), "--nickname", "newcomer"], {})
+    pins = [(pin.address, pin.key) for pin in newcomer.gateways]
     assert len(pins) == 3
     joining = ["--network", str(launched.file)]
     with Programs(tmp_path) as programs, WebTarget() as web:
