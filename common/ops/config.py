@@ -164,11 +164,13 @@ def _load(
         raise ConfigError(f"{COMMAND_LINE}: {unknown[0]}: {_unknown(unknown[0].partition('=')[0], known)}")
     given = vars(namespace)
     settings = {option.name: _Setting(option.default, DEFAULT, option.name) for option in OPTIONS[role]}
-    path = _config_path(role, given.get("config"), environ, home)
+    stronger = _from_environment(role, environ) | _from_command_line(role, given)
+    path = _config_path(role, given.get("config"), environ)
+    if path is None and role == "client" and not {"network", "gateways"} & stronger.keys():
+        path = _launched(home)
     if path is not None:
         settings |= _from_file(role, path)
-    settings |= _from_environment(role, environ)
-    settings |= _from_command_line(role, given)
+    settings |= stronger
     settings |= _from_network_file(role, settings)
     values = {option.name: _value(option, settings[option.name]) for option in OPTIONS[role]}
     if given.get("show_config"):
@@ -179,13 +181,15 @@ def _load(
     return config, given
 
 
-def _config_path(role: str, given: str | None, environ: Mapping[str, str], home: Path) -> Path | None:
+def _config_path(role: str, given: str | None, environ: Mapping[str, str]) -> Path | None:
     if given is not None:
         return Path(given)
-    if role != "client":
-        return None
-    if environ.get(CONFIG_VARIABLE):
-        return Path(environ[CONFIG_VARIABLE])
+    named = environ.get(CONFIG_VARIABLE) if role == "client" else None
+    return Path(named) if named else None
+
+
+def _launched(home: Path) -> Path | None:
+    """The client of the network that the launcher started here: for who names no other network."""
     path = home / ".network" / "client.toml"
     return path if path.is_file() else None
 

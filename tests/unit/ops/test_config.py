@@ -149,15 +149,18 @@ def test_hops_as_a_number_in_a_file(tmp_path: Path) -> None:
 
 def test_where_a_client_finds_its_file(tmp_path: Path) -> None:
     def network(argv: list[str], environ: dict[str, str]) -> str:
-        return load_client([*argv, *GATEWAY], environ, home)[0].network
+        return load_client(argv, environ, home)[0].network
+
+    def file(folder: Path, name: str) -> str:
+        return toml(folder, network_toml(name.partition(".")[0], [PIN]), name)
 
     home = tmp_path / "home"
-    assert network([], {}) == "private"
+    assert network([*GATEWAY], {}) == "private"
     (home / ".network").mkdir(parents=True)
-    toml(home / ".network", 'network = "beside"', "client.toml")
-    variable = {"TOR_NETWORK_CONFIG": toml(tmp_path, 'network = "variable"', "b.toml")}
-    option = ["--config", toml(tmp_path, 'network = "option"', "c.toml")]
-    assert network([], {}) == "beside"
+    file(home / ".network", "client.toml")
+    variable = {"TOR_NETWORK_CONFIG": file(tmp_path, "variable.toml")}
+    option = ["--config", file(tmp_path, "option.toml")]
+    assert network([], {}) == "client"
     assert network([], variable) == "variable"
     assert network(option, variable) == "option"
 
@@ -270,3 +273,13 @@ def test_what_is_wrong_in_a_network_file_is_named(tmp_path: Path, text: str, sen
 
 def test_a_network_file_that_is_not_there() -> None:
     assert relay_error(["--network", "none.toml"]) == "none.toml: cannot be read: No such file or directory"
+
+
+def test_who_names_a_network_is_not_led_to_the_one_launched_here(tmp_path: Path) -> None:
+    launched = tmp_path / ".network"
+    launched.mkdir()
+    toml(launched, network_toml("here", [OTHER]), "client.toml")
+    path = network_file(tmp_path, "elsewhere.toml")
+    assert load_client([], {}, tmp_path)[0].network == "here"
+    assert load_client(["--network", path], {}, tmp_path)[0].gateways == (PIN, OTHER)
+    assert load_client([], {"TOR_NETWORK_NETWORK": path}, tmp_path)[0].gateways == (PIN, OTHER)
