@@ -17,11 +17,12 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.crypto.signing import KEY_SIZE, Envelope, Fields, decode_hex, decode_json, encode_json, sign, verify
+from common.crypto.signing import KEY_SIZE, Envelope, sign, verify
 from common.directory.addresses import MAX_TEXT, Address, parse_address
 from common.directory.exit_policy import MAX_TEXT as MAX_POLICY
 from common.directory.exit_policy import ExitPolicy
 from common.errors import Malformed, NotEnoughSignatures
+from common.wire.strict_json import Fields, decode_hex, decode_json, encode_json
 
 DESCRIPTOR_TYPE = "application/vnd.onion-network.descriptor+json"
 PROOF_TYPE = "application/vnd.onion-network.proof+json"

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.crypto.signing import Envelope, Fields, decode_json, encode_json, sign, verify
+from common.crypto.signing import Envelope, sign, verify
 from common.directory.descriptor import MAX_ENVELOPE as MAX_DESCRIPTOR
 from common.directory.descriptor import NETWORK, Descriptor, verify_descriptor
 from common.errors import DirectoryError, Malformed, StaleDocument
+from common.wire.strict_json import Fields, decode_json, encode_json
 
 DOCUMENT_TYPE = "application/vnd.onion-network.directory+json"
 VALID_FOR = 600.0  # seconds

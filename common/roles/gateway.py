@@ -54,9 +54,10 @@ from common.errors import (
 )
 from common.net.deadline import Deadline
 from common.net.tls import TlsSession, client_context, server_context
+from common.net.tls_stream import TlsStream
 from common.ops.files import private_folder
 from common.roles import gateway_link as link
-from common.roles.gateway_link import FrameReader, Message, TlsStream
+from common.roles.gateway_link import FrameReader, Message
 
 log = logging.getLogger(__name__)
 

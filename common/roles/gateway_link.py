@@ -10,14 +10,11 @@ A request is at most 64 KiB; only DOCUMENT may be larger. Anything else that arr
 the connection. Messages are dataclasses; `encode` and `FrameReader` + `decode` are pure.
 """
 
-import selectors
-import socket
 import ssl
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.crypto.signing import Fields, decode_json, encode_base64, encode_json
 from common.directory.addresses import Address
 from common.directory.descriptor import MAX_ENVELOPE as MAX_DESCRIPTOR
 from common.directory.descriptor import MAX_PROOF, NONCE_SIZE
@@ -33,13 +30,13 @@ from common.errors import (
     Unreachable,
 )
 from common.net.deadline import Deadline
-from common.net.tls import TlsSession
+from common.net.tls_stream import TlsStream
+from common.wire.strict_json import Fields, decode_json, encode_base64, encode_json
 
 VERSION = 1
 MAX_REQUEST = 65_536  # bytes of a frame: a registration has about 3,000
 MAX_REPLY = MAX_DOCUMENT // 3 * 4 + 1_024  # bytes of a frame: a document that does not compress, in base64
 LENGTH_SIZE = 4
-RECV_SIZE = 65_536
 
 # ---- messages ----
 
@@ -224,99 +221,6 @@ def decompress(compressed: bytes, limit: int = MAX_DOCUMENT) -> bytes:
     if not unpack.eof or unpack.unused_data:
         raise Malformed("not exactly one compressed document")
     return envelope
-
-
-# ---- TLS over a socket of one thread ----
-
-
-class TlsStream:
-    """A TLS session and its socket, used by one thread. `OSError` becomes `Closed` here."""
-
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
-        self._sock = sock
-        self._sock.settimeout(0)
-        self._tls = TlsSession(context, server_side=False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(sock, selectors.EVENT_READ)
-
-    @classmethod
-    def dial(
-        cls, target: tuple[str, int], context: ssl.SSLContext, identity: bytes, deadline: Deadline
-    ) -> "TlsStream":
-        """Connects, and compares the listening side's key with `identity`.
-
-        Raises `Closed` when there is no connection in time, `AuthenticationFailed` when another answers.
-        """
-        try:
-            sock = socket.create_connection(target, timeout=max(deadline.left(), 0.001))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
-            raise Closed(f"cannot connect: {error.strerror or 'no answer in time'}") from None
-        stream = cls(sock, context)
-        try:
-            stream._handshake(deadline)
-            if stream._tls.peer_identity() != identity:
-                raise AuthenticationFailed("another key answers there")
-        except BaseException:
-            stream.close()
-            raise
-        return stream
-
-    def _handshake(self, deadline: Deadline) -> None:
-        done = self._tls.handshake()
-        while not done:
-            self._flush(deadline)
-            if not self.wait_readable(deadline):
-                raise Closed("no TLS handshake in time")
-            self._tls.feed(self._recv())
-            done = self._tls.handshake()
-        self._flush(deadline)
-
-    def fileno(self) -> int:
-        """The socket's descriptor, for a selector."""
-        return self._sock.fileno()
-
-    def send(self, data: bytes, deadline: Deadline) -> None:
-        """Sends all of `data`; raises `Closed` when the deadline passes or the connection ends."""
-        self._tls.write(data)
-        self._flush(deadline)
-
-    def receive(self) -> bytes:
-        """What can be read now, maybe nothing; raises `Closed` at the end."""
-        data = self._recv()
-        if data:
-            self._tls.feed(data)
-        return b"".join(self._tls.read())
-
-    def wait_readable(self, deadline: Deadline) -> bool:
-        """Whether something arrived before the deadline."""
-        return bool(self._selector.select(deadline.left()))
-
-    def close(self) -> None:
-        """Idempotent."""
-        self._selector.close()
-        self._sock.close()
-
-    def _recv(self) -> bytes:
-        try:
-            data = self._sock.recv(RECV_SIZE)
-        except BlockingIOError:
-            return b""
-        except OSError as error:
-            raise Closed(f"the connection ended: {error.strerror}") from None
-        if not data:
-            raise Closed("the other side closed the connection")
-        return data
-
-    def _flush(self, deadline: Deadline) -> None:
-        data = memoryview(self._tls.outgoing())
-        try:
-            while data:
-                self._sock.settimeout(max(deadline.left(), 0.001))
-                data = data[self._sock.send(data) :]
-            self._sock.settimeout(0)
-        except OSError as error:
-            raise Closed(f"cannot send: {error.strerror or 'not taken in time'}") from None
 
 
 class GatewayConnection:

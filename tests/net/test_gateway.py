@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from common.crypto.signing import encode_json
 from common.directory.addresses import Address
 from common.directory.descriptor import registration_proof, removal_proof, sign_proof
 from common.directory.document import DirectoryDocument
 from common.errors import Closed, ConfigError, DirectoryError, Unreachable
 from common.net.deadline import Deadline
 from common.net.tls import client_context, server_context
+from common.net.tls_stream import TlsStream
 from common.ops.keystore import load_or_create_identity
 from common.roles import gateway as gateway_module
 from common.roles.bootstrap import DirectoryClient
@@ -37,7 +37,6 @@ from common.roles.gateway_link import (
     Ok,
     Pong,
     Register,
-    TlsStream,
     Unchanged,
     Unregister,
     Welcome,
@@ -45,6 +44,7 @@ from common.roles.gateway_link import (
     encode,
 )
 from common.roles.registration import RegistrationState
+from common.wire.strict_json import encode_json
 from tests.net.registering import NETWORK, PATIENCE, RegisteringRelay, registered
 
 LOOPBACK = Address("127.0.0.1", 0)
