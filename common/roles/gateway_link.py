@@ -10,6 +10,7 @@ A request is at most 64 KiB; only DOCUMENT may be larger. Anything else that arr
 the connection. Messages are dataclasses; `encode` and `FrameReader` + `decode` are pure.
 """
 
+import re
 import ssl
 import zlib
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from common.directory.addresses import Address
 from common.directory.descriptor import MAX_ENVELOPE as MAX_DESCRIPTOR
 from common.directory.descriptor import MAX_PROOF, NONCE_SIZE
 from common.directory.document import MAX_ENVELOPE as MAX_DOCUMENT
+from common.directory.succession import MAX_SUCCESSION
 from common.errors import (
     AuthenticationFailed,
     Closed,
@@ -62,10 +64,14 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """A relay's signed descriptor, and the signed proof that it is the relay who asks."""
+    """A relay's signed descriptor, and the signed proof that it is the relay who asks.
+
+    `succession` is a statement by its former identity, empty for most relays.
+    """
 
     descriptor: bytes
     proof: bytes
+    succession: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +141,14 @@ _TYPES: dict[str, tuple[Callable[..., Message], dict[str, tuple[str, int]]]] = {
             "ping_ms": ("integer", 3_600_000),
         },
     ),
-    "REGISTER": (Register, {"descriptor": ("binary", MAX_DESCRIPTOR), "proof": ("binary", MAX_PROOF)}),
+    "REGISTER": (
+        Register,
+        {
+            "descriptor": ("binary", MAX_DESCRIPTOR),
+            "proof": ("binary", MAX_PROOF),
+            "succession": ("binary", MAX_SUCCESSION),
+        },
+    ),
     "UNREGISTER": (Unregister, {"proof": ("binary", MAX_PROOF)}),
     "LIST": (List, {"held": ("binary", 32)}),
     "PING": (Ping, {"number": ("integer", 2**63 - 1)}),
@@ -145,6 +158,7 @@ _TYPES: dict[str, tuple[Callable[..., Message], dict[str, tuple[str, int]]]] = {
     "DOCUMENT": (Document, {"compressed": ("binary", MAX_DOCUMENT)}),
     "UNCHANGED": (Unchanged, {}),
 }
+_PONG = re.compile(rb'\{"type":"PONG","number":(0|[1-9][0-9]{0,17})\}')
 _NAMES: dict[object, str] = {kind: name for name, (kind, _) in _TYPES.items()}
 
 
@@ -159,8 +173,16 @@ def encode(message: Message) -> bytes:
     return len(body).to_bytes(LENGTH_SIZE, "big") + body
 
 
+def encode_ping(number: int) -> bytes:
+    """`encode(Ping(number))`, four times as fast: a gateway sends thousands a second."""
+    body = b'{"type":"PING","number":%d}' % number
+    return len(body).to_bytes(LENGTH_SIZE, "big") + body
+
+
 def decode(body: bytes) -> Message:
     """The message in a frame's body; raises `Malformed`."""
+    if (pong := _PONG.fullmatch(body)) is not None:  # in its usual spelling, without the way through JSON
+        return Pong(int(pong[1]))
     value = decode_json(body)
     name = value.get("type") if isinstance(value, dict) else None
     if not isinstance(name, str) or name not in _TYPES:

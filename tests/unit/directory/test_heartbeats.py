@@ -1,0 +1,33 @@
+"""Pings: who is due, and who has missed how many."""
+
+from common.directory.heartbeats import Heartbeats
+
+NOW = 1_000.0
+
+
+def test_pings_go_out_once_an_interval_and_are_spread_over_it() -> None:
+    beats = Heartbeats(5.0)
+    for session in range(100):
+        beats.add(session, session / 100, NOW)
+    assert beats.next_due() == NOW
+    sent = [len(beats.due(NOW + step * 0.5)) for step in range(1, 21)]
+    assert sum(sent) == 200
+    assert max(sent) <= 12
+
+
+def test_missed_pings_are_counted_until_one_is_answered() -> None:
+    beats = Heartbeats(5.0)
+    beats.add(1, 0.0, NOW)
+    assert [beat.missed for at in (0, 5, 10) for beat in beats.due(NOW + at)] == [0, 1, 2]
+    assert beats.answer(1, 2, NOW + 10.5) is None
+    assert beats.answer(1, 3, NOW + 10.5) == 0.5
+    assert beats.answer(1, 3, NOW + 10.6) is None
+    assert [beat.missed for beat in beats.due(NOW + 15)] == [0]
+
+
+def test_a_removed_session_is_not_pinged() -> None:
+    beats = Heartbeats(5.0)
+    beats.add(1, 0.0, NOW)
+    beats.remove(1)
+    assert beats.due(NOW + 100) == []
+    assert beats.next_due() is None
