@@ -28,16 +28,21 @@ class Processes:
     def __init__(self) -> None:
         self._running: list[Child] = []
 
-    def start(self, command: Sequence[str | Path], log: Path | None = None, *, pipe: bool = False) -> Child:
-        """Starts a program; what it says goes to `log`, or its standard output to a pipe with `pipe`."""
+    def start(
+        self, command: Sequence[str | Path], log: Path | None = None, *, pipe: bool = False, commands: bool = False
+    ) -> Child:
+        """Starts a program; what it says goes to `log`, or its standard output to a pipe with `pipe`.
+
+        With `commands` its standard input is a pipe too, and what it says on standard error is shown.
+        """
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_OWN_SETTINGS)}
         output: IO[bytes] = open(log or os.devnull, "ab")
         with output:
             child = subprocess.Popen(
                 [str(word) for word in command],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if commands else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if pipe else output,
-                stderr=output,
+                stderr=None if commands else output,
                 env=environment,
                 cwd=ROOT,
                 start_new_session=True,
