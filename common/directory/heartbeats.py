@@ -1,12 +1,17 @@
-"""When to ping which session, and how many pings it has missed.
+"""When to ping which session, and which sessions are silent.
+
+Who does not answer a ping before the next one is due has a fifth of an interval for that next one; then it is
+silent. So a peer that dies is found out at most 2.2 intervals after its last answer, and one lost ping does no
+harm.
 
 It knows sessions (connections), not relays, and runs on a clock that never jumps.
 """
 
 import heapq
+from collections import deque
 from dataclasses import dataclass
 
-MISSED_LIMIT = 2  # unanswered pings after which a relay leaves the list
+LAST_CHANCE = 0.2  # of an interval, for the second ping
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class Heartbeats:
         self._interval = interval
         self._pulses: dict[int, _Pulse] = {}
         self._due: list[tuple[float, int]] = []  # a heap; each session in `_pulses` stands in it once
+        self._last_chances: deque[tuple[float, int, int]] = deque()  # in order: until when, session, ping
 
     def add(self, session: int, fraction: float, now: float) -> None:
         """The first ping comes after `fraction` (0 to 1) of the interval, so that relays spread."""
@@ -67,9 +73,22 @@ class Heartbeats:
             self.sent += 1
             pulse.number, pulse.sent, pulse.waiting = pulse.number + 1, now, True
             heapq.heappush(self._due, (now + self._interval, session))
+            if pulse.missed:
+                self._last_chances.append((now + LAST_CHANCE * self._interval, session, pulse.number))
             beats.append(Beat(session, pulse.number, pulse.missed))
         return beats
 
+    def silent(self, now: float) -> list[int]:
+        """The sessions that have not answered two pings; each is named again with each ping it does not answer."""
+        sessions: list[int] = []
+        while self._last_chances and self._last_chances[0][0] <= now:
+            _, session, number = self._last_chances.popleft()
+            pulse = self._pulses.get(session)
+            if pulse is not None and pulse.waiting and pulse.number == number:
+                sessions.append(session)
+        return sessions
+
     def next_due(self) -> float | None:
-        """When `due` has something to say, None while nobody is to be pinged."""
-        return self._due[0][0] if self._due else None
+        """When `due` or `silent` has something to say, None while nobody is to be pinged."""
+        moments = [queue[0][0] for queue in (self._due, self._last_chances) if queue]
+        return min(moments) if moments else None

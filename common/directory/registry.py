@@ -169,7 +169,7 @@ class Registry:
         return self._remove(identity, "its connection ended", now, failed=True)
 
     def silent(self, session: int, now: float) -> list[Action]:
-        """The session missed `MISSED_LIMIT` pings."""
+        """The session does not answer pings (`Heartbeats.silent`)."""
         relay = self._owned(session)
         if relay is None or relay.state is not _State.LISTED:
             return []

@@ -25,6 +25,7 @@ PROJECT = Path(__file__).resolve().parents[2]  # where the scripts are
 PREFIX = "TOR_NETWORK_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 COMMAND_LINE = "command line"
+_PATHS = ("state", "family_key")  # relative to the file they stand in
 _UNSPECIFIED = ("0.0.0.0", "::")
 
 
@@ -50,6 +51,7 @@ class RelayConfig:
     exit_policy: str
     network: str
     log_level: str
+    family_key: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +198,10 @@ def _from_file(role: str, path: Path) -> dict[str, _Setting]:
     for name in table:
         if name not in names:
             raise ConfigError(f"{path}: {name}: {_unknown(name, names)}")
-    state = table.get("state")
-    if isinstance(state, str) and state:
-        table["state"] = str(path.parent / state)
+    for name in _PATHS:
+        given = table.get(name)
+        if isinstance(given, str) and given:
+            table[name] = str(path.parent / given)
     return {name: _Setting(raw, str(path), name) for name, raw in table.items()}
 
 

@@ -30,7 +30,7 @@ from common.directory.descriptor import (
 )
 from common.directory.document import MAX_RELAYS, VALID_FOR
 from common.directory.exit_policy import is_special
-from common.directory.heartbeats import MISSED_LIMIT, Heartbeats
+from common.directory.heartbeats import Heartbeats
 from common.directory.histories import Histories
 from common.directory.owners import Owners
 from common.directory.registry import Registry
@@ -274,9 +274,9 @@ class Gateway:
             if beat.missed >= SILENT_LIMIT:
                 self._connections.drop(peer)
                 continue
-            if beat.missed >= MISSED_LIMIT:
-                self._perform(self._registry.silent(beat.session, time.time()))
             self._connections.send(peer, link.encode_ping(beat.number))
+        for session in self._heartbeats.silent(now):
+            self._perform(self._registry.silent(session, time.time()))
 
     # ---- requests ----
 

@@ -73,6 +73,7 @@ class Links:
         self._dialling: dict[bytes, threading.Lock] = {}
         self._idle_since: dict[Link, float] = {}
         self._closed = False
+        self._past_in = self._past_out = 0  # bytes of links that have ended
 
     # ---- links
 
@@ -140,6 +141,18 @@ class Links:
         """The open links."""
         with self._lock:
             return list(self._tables)
+
+    @property
+    def carried(self) -> int:
+        """Bytes carried since the start: what came over links or what left over links, whichever is more.
+
+        In a middle relay the two are the same traffic; at an exit only one direction of a stream is on a link.
+        """
+        with self._lock:
+            links = list(self._tables)
+            past_in, past_out = self._past_in, self._past_out
+        return max(past_in + sum(link.bytes_in for link in links), past_out + sum(link.bytes_out for link in
+        links))
 
     # ---- circuits
 
@@ -209,6 +222,8 @@ class Links:
         """Ends all circuits of the link."""
         with self._lock:
             table = self._tables.pop(link, {})
+            self._past_in += link.bytes_in
+            self._past_out += link.bytes_out
             if link.identity is not None and self._dialled.get(link.identity) is link:
                 del self._dialled[link.identity]
             self._idle_since.pop(link, None)
