@@ -1,7 +1,7 @@
 """The document that a gateway hands out, built on a thread of its own, once per change and never per request.
 
 * Its serial is in the store before anybody gets it, so no restart gives the same serial to other contents.
-* A build that took t seconds is followed by 5 t of rest: a storm of changes costs a sixth of a core at most, and
+* A build that took t seconds is followed by 2 t of rest: a storm of changes costs a third of a core at most, and
   what changed meanwhile is in the next document.
 """
 
@@ -19,7 +19,7 @@ from common.roles.gateway_store import GatewayStore
 
 log = logging.getLogger(__name__)
 
-REST = 5  # times the length of a build
+REST = 2  # times the length of a build
 
 
 @dataclass(frozen=True, slots=True)
