@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench bench-directory fuzz clean
 
 run:  ## a network of five relays and the prompt
 	./launch_network.sh 5 --client
@@ -14,6 +14,12 @@ lint: .venv/developer
 
 bench: .venv/developer
 	$(PYTHON) -m tests.benchmarks
+
+bench-directory: .venv/developer  ## a gateway with 10,000 relays and 1,000 clients: ten minutes, 20,000 open files
+	$(PYTHON) -m tests.benchmarks.directory
+
+fuzz: .venv/developer  ## a minute of hostile peers at the port of a real gateway
+	$(PYTHON) -m tests.fuzz.gateway_port
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

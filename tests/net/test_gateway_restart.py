@@ -123,7 +123,7 @@ def limit_files(gateway: GatewayProcess) -> Callable[[], None]:
 
 
 def test_a_full_disk_at_the_start_is_refused_with_a_sentence(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 64) as disk:
+    with small_disk(tmp_path / "disk", 32) as disk:
         if disk is None:
             disk = Path("/proc")  # where nothing can be written either
         said = refuses_to_start(disk / "state", tmp_path / "refused.log")

@@ -31,3 +31,27 @@ def test_a_removed_session_is_not_pinged() -> None:
     beats.remove(1)
     assert beats.due(NOW + 100) == []
     assert beats.next_due() is None
+
+
+def test_a_session_is_silent_a_fifth_of_an_interval_after_the_second_ping_it_missed() -> None:
+    beats = Heartbeats(5.0)
+    beats.add(1, 0.0, NOW)
+    beats.due(NOW)
+    assert beats.silent(NOW + 4.9) == []
+    beats.due(NOW + 5)
+    assert beats.next_due() == NOW + 6
+    assert beats.silent(NOW + 5.9) == []
+    assert beats.silent(NOW + 6) == [1]
+    assert beats.silent(NOW + 7) == []
+    beats.due(NOW + 10)
+    assert beats.silent(NOW + 11) == [1]
+    assert (beats.sent, beats.missed) == (3, 2)
+
+
+def test_an_answer_to_the_second_ping_is_in_time() -> None:
+    beats = Heartbeats(5.0)
+    beats.add(1, 0.0, NOW)
+    beats.due(NOW)
+    beats.due(NOW + 5)
+    assert beats.answer(1, 2, NOW + 5.9) is not None
+    assert beats.silent(NOW + 6) == []
