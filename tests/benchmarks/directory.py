@@ -150,10 +150,10 @@ class Bench:
     def measure(self) -> None:
         """Everything."""
         self.register()
-        clients = self.connect()
         time.sleep(2 * PING)
         self.steady("at rest", None, "< 30 %")
         self.note("memory", f"{resident_mb(self._pid):.0f} MB", "< 500 MB")
+        clients = self.connect()  # now, since the gateway ends clients that ask nothing for a minute
         self.steady(f"{CLIENTS} clients polling", "poll", "")
         self._asking(clients, "unchanged", 10)
         self._asking(clients, "full", 20)
@@ -167,9 +167,12 @@ class Bench:
     def _asking(self, clients: Helper, what: str, seconds: float) -> None:
         for helper in self._relays:
             helper.ask("report")
+        cpu = cpu_seconds([self._pid])
         report = clients.ask(f"{what} {seconds}")
+        cost = (cpu_seconds([self._pid]) - cpu) / report["answers"] * 1e3
         longest = max(helper.ask("report")["longest"] for helper in self._relays)
         found = f"{report['a second']:.0f} a second, {report['MB'] / report['answers'] * 1e3:.1f} kB each"
+        self.note(f"CPU of a list ({what})", f"{cost:.2f} ms")
         self.note(f"lists served ({what})", f"{found}; latest ping {longest - PING:.2f} s late")
 
     def close(self) -> None:
