@@ -91,7 +91,7 @@ class Gateway:
         self._loopback_only = False
         context = server_context(certificate, key_file)
         self._connections = Connections(context, max_connections, self._answer, self._release)
-        self._dialler = Dialler(self._checked, self._may_advertise)
+        self._dialler = Dialler(self._checked, self._may_advertise, self._is_wanted)
         self._heartbeats = Heartbeats(ping_interval)
         self._registry = Registry(network, 0)
         self._store: GatewayStore | None = None
@@ -178,6 +178,9 @@ class Gateway:
 
     def _checked(self, check: CheckAddress, failure: str | None) -> None:
         self._later(lambda: self._perform(self._registry.checked(check, failure, time.time())))
+
+    def _is_wanted(self, check: CheckAddress) -> bool:
+        return check.session in self._connections.peers
 
     def _may_advertise(self, ip: IpAddress) -> bool:
         return self._allow_private or not is_special(ip) or (self._loopback_only and _is_loopback(ip))

@@ -47,12 +47,21 @@ class _Dial:
 
 
 class Dialler:
-    """Inert until `start`. `check` may be called from any thread; `report(check, failure)` is called on a thread
-    of the dialler, with a sentence or None. `may_advertise` says which addresses others can dial.
+    """Inert until `start`. `check` may be called from any thread; then `report(check, failure)` is called on a
+    thread of the dialler, with a sentence or None.
+
+    `may_advertise` says which addresses others can dial. `wanted` is asked before a look begins: of a relay that
+    has given up there is no look and no report.
     """
 
-    def __init__(self, report: Report, may_advertise: Callable[[IpAddress], bool]) -> None:
+    def __init__(
+        self,
+        report: Report,
+        may_advertise: Callable[[IpAddress], bool],
+        wanted: Callable[[CheckAddress], bool],
+    ) -> None:
         self._report = report
+        self._wanted = wanted
         self._may_advertise = may_advertise
         self._context = client_context()
         self._names: queue.SimpleQueue[_Dial | None] = queue.SimpleQueue()
@@ -152,7 +161,9 @@ class Dialler:
                 self._wake_in.recv(65_536)
         self._take_found()
         while self._ready and len(self._dialling) < MAX_DIALS:
-            self._begin(self._ready.popleft())
+            dial = self._ready.popleft()
+            if self._wanted(dial.check):
+                self._begin(dial)
         self._expire(time.monotonic())
 
     def _take_found(self) -> None:

@@ -3,6 +3,7 @@ and what relays may change about themselves over the wire.
 """
 
 import contextlib
+import queue
 import resource
 import socket
 import threading
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.directory.addresses import Address
 from common.directory.family import family_proof
+from common.directory.registry_actions import CheckAddress
 from common.directory.succession import sign_succession
 from common.errors import Unreachable
 from common.net.deadline import Deadline
@@ -28,6 +30,7 @@ from common.roles.gateway_link import Document, GatewayConnection, List
 from common.roles.registration import RegistrationState
 from tests.net.registering import NETWORK, PATIENCE, RegisteringRelay, registered
 from tests.net.test_gateway import running
+from tests.unit.directory.relays import FakeRelay
 
 SILENT = 5_000
 
@@ -139,6 +142,24 @@ def test_names_that_are_looked_up_for_ever_hold_up_no_other_relay(
             quick.wait_for(RegistrationState.LISTED)
         for relay in slow_ones:
             assert "cannot look up" in relay.wait_for(RegistrationState.REFUSED)
+
+
+def test_a_relay_that_has_given_up_is_not_dialled_any_more(tmp_path: Path) -> None:
+    reports: queue.SimpleQueue[CheckAddress] = queue.SimpleQueue()
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        closed = Address("127.0.0.1", sock.getsockname()[1])
+    checks = [CheckAddress(session, FakeRelay(session, address=closed).plain) for session in (1, 2)]
+    dialler = gateway_dial.Dialler(
+        lambda check, _: reports.put(check), lambda _: True, lambda check: check.session == 2
+    )
+    dialler.start()
+    try:
+        for check in checks:
+            dialler.check(check)
+        assert reports.get(timeout=PATIENCE) == checks[1]
+        assert reports.empty()
+    finally:
+        dialler.stop(PATIENCE)
 
 
 # ---- what relays change about themselves ----

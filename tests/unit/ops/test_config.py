@@ -192,3 +192,14 @@ def test_show_config_names_the_source_of_each_value(tmp_path: Path, capsys: pyte
 def test_help_names_every_option(role: str) -> None:
     text = build_parser(role).format_help()
     assert all(option.flag.removesuffix("s") in text for option in OPTIONS[role])
+
+
+def test_the_family_key_of_a_file_is_relative_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(
+        'nickname = "r"\nfamily_key = "family.pem"\n'
+        f'gateways = [{{ address = "127.0.0.1:9000", key = "{"00" * 32}" }}]\n'
+    )
+    assert load("relay", ["--config", str(path)], {}).family_key == tmp_path / "family.pem"
+    assert load("relay", ["--config", str(path), "--family-key", "f.pem"], {}).family_key == Path("f.pem")
+    assert load("relay", ["--config", str(path), "--family-key", ""], {}).family_key is None
