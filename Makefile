@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: run test lint soak bench clean
+.PHONY: run test lint soak bench bench-directory fuzz clean
 
 run:  ## a network of five relays and the prompt
 	./launch_network.sh 5 --client
@@ -17,6 +17,12 @@ soak: .venv/developer  ## what takes minutes: 1 GB each way, byte for byte
 
 bench: .venv/developer
 	$(PYTHON) -m tests.benchmarks
+
+bench-directory: .venv/developer  ## a gateway with 10,000 relays and 1,000 clients: ten minutes, 20,000 open files
+	$(PYTHON) -m tests.benchmarks.directory
+
+fuzz: .venv/developer  ## a minute of hostile peers at the port of a real gateway
+	$(PYTHON) -m tests.fuzz.gateway_port
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

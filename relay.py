@@ -6,7 +6,7 @@ import sys
 
 from common.ops import lifecycle, logs
 from common.ops.config import load
-from common.ops.keystore import load_or_create_identity
+from common.ops.keystore import load_or_create_family_key, load_or_create_identity
 from common.roles.listed_relay import ListedRelay
 
 STOP_TIMEOUT = 5.0  # seconds in which what is queued may still leave
@@ -28,6 +28,7 @@ def run() -> int:
         network=config.network,
         nickname=config.nickname,
         exit_policy=config.exit_policy,
+        family_key=load_or_create_family_key(config.family_key) if config.family_key else None,
     )
     with lifecycle.Signals() as signals:
         relay.start()

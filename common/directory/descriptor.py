@@ -17,11 +17,13 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.crypto.signing import KEY_SIZE, Envelope, Fields, decode_hex, decode_json, encode_json, sign, verify
+from common.crypto.signing import KEY_SIZE, SIGNATURE_SIZE, Envelope, sign, verify
 from common.directory.addresses import MAX_TEXT, Address, parse_address
 from common.directory.exit_policy import MAX_TEXT as MAX_POLICY
 from common.directory.exit_policy import ExitPolicy
+from common.directory.family import verify_family
 from common.errors import Malformed, NotEnoughSignatures
+from common.wire.strict_json import Fields, decode_hex, decode_json, encode_base64, encode_json
 
 DESCRIPTOR_TYPE = "application/vnd.onion-network.descriptor+json"
 PROOF_TYPE = "application/vnd.onion-network.proof+json"
@@ -32,7 +34,7 @@ MAX_ONION_KEYS = 3  # the current one, the previous one, and one to spare
 MAX_VERSIONS = 8
 NONCE_SIZE = 32
 NICKNAME = re.compile(r"[A-Za-z0-9_-]{1,19}")
-FAMILY = re.compile(r"[A-Za-z0-9._-]{0,64}")
+FAMILY = re.compile(r"([0-9a-f]{64})?")
 NETWORK = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _FIELDS = (
@@ -46,6 +48,7 @@ _FIELDS = (
     "software",
     "versions",
     "published",
+    "family_proof",
 )
 
 
@@ -54,7 +57,8 @@ class Descriptor:
     """What a relay says about itself.
 
     `identity` and each of `onion_keys` (the current one first) are 32 bytes; `bandwidth` is bytes a second, 0 when
-    unknown; `family` is a name shared by relays of one operator, or empty; `published` is seconds since 1970.
+    unknown; `family` is the id of the owner's family with its proof, or both empty (`verify_family` says whether
+    they fit: that takes the network's name); `published` is seconds since 1970.
     """
 
     nickname: str
@@ -67,6 +71,7 @@ class Descriptor:
     software: str
     versions: tuple[int, ...]
     published: float
+    family_proof: bytes = b""
 
     @property
     def policy(self) -> ExitPolicy:
@@ -87,6 +92,7 @@ class Descriptor:
                 "software": self.software,
                 "versions": list(self.versions),
                 "published": self.published,
+                "family_proof": encode_base64(self.family_proof),
             }
         )
 
@@ -110,6 +116,7 @@ class Descriptor:
             software=fields.text("software", MAX_SOFTWARE),
             versions=_decode_versions(fields.items("versions", MAX_VERSIONS)),
             published=fields.number("published"),
+            family_proof=fields.binary("family_proof", SIGNATURE_SIZE),
         )
 
 
@@ -140,6 +147,13 @@ def verify_descriptor(envelope: bytes) -> Descriptor:
     descriptor = Descriptor.decode(payload)
     if descriptor.identity != signer:
         raise NotEnoughSignatures("a descriptor is not signed by the identity it describes")
+    return descriptor
+
+
+def verify_member(envelope: bytes, network: str) -> Descriptor:
+    """As `verify_descriptor`, and the family it names, if any, has signed that the relay belongs to it."""
+    descriptor = verify_descriptor(envelope)
+    verify_family(descriptor.family, descriptor.family_proof, network, descriptor.identity)
     return descriptor
 
 

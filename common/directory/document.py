@@ -4,7 +4,8 @@
 2. it has exactly the fields below and names the client's network;
 3. its serial is not below one seen before, and an equal serial means equal bytes (no rollback, no two faces);
 4. `valid_after` is not in the future, with `CLOCK_SKEW` tolerated, and `valid_until` not in the past;
-5. each relay's descriptor is signed by that relay itself: a gateway can leave relays out, it cannot invent keys;
+5. each relay's descriptor is signed by that relay itself, and by the family that it names: a gateway can leave
+   relays out, it cannot invent keys;
 6. no identity and no nickname stands in it twice.
 
 Nothing is parsed before 1. Time is an argument.
@@ -16,10 +17,11 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.crypto.signing import Envelope, Fields, decode_json, encode_json, sign, verify
+from common.crypto.signing import Envelope, sign, verify
 from common.directory.descriptor import MAX_ENVELOPE as MAX_DESCRIPTOR
-from common.directory.descriptor import NETWORK, Descriptor, verify_descriptor
+from common.directory.descriptor import NETWORK, Descriptor, verify_member
 from common.errors import DirectoryError, Malformed, StaleDocument
+from common.wire.strict_json import Fields, decode_json, encode_json
 
 DOCUMENT_TYPE = "application/vnd.onion-network.directory+json"
 VALID_FOR = 600.0  # seconds
@@ -30,18 +32,22 @@ MAX_FLAGS = 8
 
 _FLAG = re.compile(r"[a-z-]{1,16}")
 _FIELDS = ("network", "serial", "valid_after", "valid_until", "relays")
-_ENTRY_FIELDS = ("descriptor", "running_since", "round_trip_ms", "flags")
+_ENTRY_FIELDS = ("descriptor", "running_since", "round_trip_ms", "bandwidth", "flags")
 
 
 @dataclass(frozen=True, slots=True)
 class RelayEntry:
-    """A live relay: its own signed words, and what the gateway saw (seconds since 1970, milliseconds, words)."""
+    """A live relay: its own signed words, and what the gateway saw or believes.
+
+    `running_since` is seconds since 1970, `round_trip_ms` smoothed, `bandwidth` bytes a second (0 for unknown).
+    """
 
     envelope: bytes
     descriptor: Descriptor
     running_since: float
     round_trip_ms: float
     flags: tuple[str, ...] = ()
+    bandwidth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,7 @@ class DirectoryDocument:
                 "descriptor": entry.envelope.decode("ascii"),
                 "running_since": entry.running_since,
                 "round_trip_ms": entry.round_trip_ms,
+                "bandwidth": entry.bandwidth,
                 "flags": list(entry.flags),
             }
             for entry in self.relays
@@ -79,16 +86,17 @@ class DirectoryDocument:
     def decode(cls, payload: bytes, known: dict[bytes, Descriptor] | None = None) -> "DirectoryDocument":
         """The document in a verified payload, descriptors and all; raises `ProtocolError` or `DirectoryError`.
 
-        `known` spares verifying envelopes a second time: those verified before, by their bytes.
+        `known` spares verifying envelopes a second time: those verified for this network before, by their bytes.
         """
         fields = Fields(decode_json(payload), "directory document", _FIELDS)
-        relays = tuple(_decode_entry(one, known or {}) for one in fields.items("relays", MAX_RELAYS))
+        network = fields.text("network", 64)
+        relays = tuple(_decode_entry(one, network, known or {}) for one in fields.items("relays", MAX_RELAYS))
         identities = {entry.descriptor.identity for entry in relays}
         nicknames = {entry.descriptor.nickname.lower() for entry in relays}
         if not len(relays) == len(identities) == len(nicknames):
             raise Malformed("directory document: a relay stands in it twice")
         return cls(
-            network=fields.text("network", 64),
+            network=network,
             serial=fields.integer("serial"),
             valid_after=fields.number("valid_after"),
             valid_until=fields.number("valid_until"),
@@ -96,7 +104,7 @@ class DirectoryDocument:
         )
 
 
-def _decode_entry(value: object, known: dict[bytes, Descriptor]) -> RelayEntry:
+def _decode_entry(value: object, network: str, known: dict[bytes, Descriptor]) -> RelayEntry:
     fields = Fields(value, "relay entry", _ENTRY_FIELDS)
     envelope = fields.text("descriptor", MAX_DESCRIPTOR).encode("ascii")
     flags = fields.items("flags", MAX_FLAGS)
@@ -105,10 +113,11 @@ def _decode_entry(value: object, known: dict[bytes, Descriptor]) -> RelayEntry:
         raise Malformed("relay entry: flags must be short words")
     return RelayEntry(
         envelope=envelope,
-        descriptor=known.get(envelope) or verify_descriptor(envelope),
+        descriptor=known.get(envelope) or verify_member(envelope, network),
         running_since=fields.number("running_since"),
         round_trip_ms=fields.number("round_trip_ms"),
         flags=words,
+        bandwidth=fields.integer("bandwidth"),
     )
 
 

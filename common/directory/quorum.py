@@ -76,6 +76,7 @@ def _merge(entries: Sequence[RelayEntry], needed: int) -> RelayEntry:
         newest,
         running_since=_median(entry.running_since for entry in entries),
         round_trip_ms=_median(entry.round_trip_ms for entry in entries),
+        bandwidth=-int(_median(-entry.bandwidth for entry in entries)),  # of two in the middle the smaller
         flags=tuple(sorted(flag for flag, count in flags.items() if count >= needed)),
     )
 

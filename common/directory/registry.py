@@ -2,98 +2,53 @@
 
 * A relay is one identity, owned by the newest session (connection) that proved it.
 * States: CHECKING (its address is being dialled for the first time), LISTED, SILENT (two pings missed, the session
-  still open: it is listed again with the next answer). A closed session ends the entry.
-* A nickname belongs to the first identity that was listed with it, also after that relay has left.
+  still open: it is listed again with the next answer), RESTORED (listed before the gateway restarted, no session
+  yet: it leaves at the end of the grace). A closed session ends the entry.
+* A nickname belongs to the first identity that was listed with it, also after that relay has left; only a
+  succession, signed by both identities, moves it, and ends the old identity for ever.
 * A descriptor older than the one held, or another one of the same age, is refused; so is one from the far past
   or future. Departed relays' times are remembered for as long as an old descriptor would pass that second rule.
 * Each change of what clients may see raises the serial by one.
-
-`Heartbeats` says which sessions to ping when. It knows sessions, not relays, and runs on a clock that never jumps.
 """
 
-import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum, auto
+from enum import Enum, auto
 
 from common.directory.descriptor import Descriptor
 from common.directory.document import CLOCK_SKEW, MAX_RELAYS, VALID_FOR, DirectoryDocument, RelayEntry
-from common.errors import DirectoryError
+from common.directory.histories import Histories
+from common.directory.observation import History, believed_bandwidth, flags, smooth, typical_claim
+from common.directory.owners import Owners
+from common.directory.registry_actions import (
+    Action,
+    CheckAddress,
+    EndSession,
+    Gone,
+    Listed,
+    Refusal,
+    RegistrationRefused,
+    StoreRelay,
+)
+from common.directory.succession import Succession
 
-MISSED_LIMIT = 2  # unanswered pings after which a relay leaves the list
 RECHECK_EVERY = 300.0  # seconds between two looks at a listed relay's address
 RECHECK_SOON = 30.0  # seconds to the second look after a failed one, whose failure ends the listing
-MAX_NICKNAMES = 100_000  # names ever bound; each needed a relay that could be dialled
-
-
-class Refusal(StrEnum):
-    """Why a registration is refused: fixed codes, also on the wire."""
-
-    REPLAYED = "replayed"
-    NICKNAME = "nickname-taken"
-    CLOCK = "clock"
-    FULL = "full"
-    ADDRESS = "address"
-    SIGNATURE = "signature"
-
-
-class RegistrationRefused(DirectoryError):
-    """The gateway does not list this relay: `code` says why, the text what to do."""
-
-    def __init__(self, code: Refusal, text: str) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class CheckAddress:
-    """Dial `address`, compare its identity, and report to `Registry.checked` with the same `descriptor`."""
-
-    session: int
-    descriptor: Descriptor
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """The relay is in the list now; answer `session`."""
-
-    session: int
-    nickname: str
-    newly: bool  # False: it was listed before and only its descriptor is newer
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The relay has left the list."""
-
-    nickname: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class BindNickname:
-    """Remember for ever that `nickname` (in lower case) belongs to `identity`."""
-
-    nickname: str
-    identity: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class EndSession:
-    """Tell `session` the refusal and close it; it owns no relay any more."""
-
-    session: int
-    code: Refusal
-    text: str
-
-
-Action = CheckAddress | Listed | Gone | BindNickname | EndSession
+CHECKS_A_CALL = 50  # looks begun at once: a full list is looked through in 200 s, and none waits for long
+OBSERVE_CALLS = 60  # calls of `observe`, one a second, in which each relay has its turn once
+NOTED_CHANGE = 1.25  # a relay's bandwidth makes a new document when it changed by more than this factor
+NEVER = float("inf")
 
 
 class _State(Enum):
     CHECKING = auto()
     LISTED = auto()
     SILENT = auto()
+    RESTORED = auto()
+
+
+_SHOWN = (_State.LISTED, _State.RESTORED)
+_NOBODY = 0  # the session of a restored relay; real ones begin at 1
 
 
 @dataclass(slots=True)
@@ -101,10 +56,10 @@ class _Relay:
     session: int
     descriptor: Descriptor
     envelope: bytes
+    entry: RelayEntry
     state: _State = _State.CHECKING
-    running_since: float = 0.0
     round_trip_ms: float = 0.0
-    next_check: float = field(default=float("inf"))  # infinite while one is under way
+    next_check: float = field(default=NEVER)  # infinite while one is under way
     failed_checks: int = 0
     renewal: tuple[Descriptor, bytes] | None = None  # a newer descriptor whose other address is being checked
 
@@ -113,18 +68,26 @@ class Registry:
     """The relays of one network. Every method takes the wall clock's `now` and returns what is to be done."""
 
     def __init__(
-        self, network: str, serial: int, nicknames: Mapping[str, bytes], max_relays: int = MAX_RELAYS
+        self,
+        network: str,
+        serial: int,
+        owners: Owners | None = None,
+        histories: Histories | None = None,
+        max_relays: int = MAX_RELAYS,
     ) -> None:
         self.network = network
         self.serial = serial
-        self._nicknames = dict(nicknames)
+        self._owners = owners or Owners()
+        self._histories = histories or Histories()
         self._max_relays = max_relays
         self._relays: dict[bytes, _Relay] = {}
         self._identities: dict[int, bytes] = {}  # session -> the relay it owns
         self._departed: dict[bytes, float] = {}  # identity -> published time of its last descriptor
+        self._typical = 0  # the median of the bandwidths claimed
+        self._to_observe: list[bytes] = []
 
     def __len__(self) -> int:
-        return sum(relay.state is _State.LISTED for relay in self._relays.values())
+        return sum(relay.state in _SHOWN for relay in self._relays.values())
 
     # ---- what relays ask ----
 
@@ -135,17 +98,20 @@ class Registry:
         """
         held = self._relays.get(descriptor.identity)
         self._refuse_bad_time(descriptor, envelope, held, now)
-        self._refuse_taken_nickname(descriptor)
+        self._owners.refuse(descriptor)
         if held is None and len(self._relays) >= self._max_relays:
             raise RegistrationRefused(Refusal.FULL, "this gateway lists as many relays as it can")
-        actions = self._take_over(session, descriptor.identity)
+        actions = self._take_over(session, descriptor.identity, now)
         self._identities[session] = descriptor.identity
         if held is None or held.state is _State.CHECKING:
-            self._relays[descriptor.identity] = _Relay(session, descriptor, envelope)
+            blank = RelayEntry(envelope, descriptor, now, 0.0)
+            self._relays[descriptor.identity] = _Relay(session, descriptor, envelope, blank)
             return [*actions, CheckAddress(session, descriptor)]
         held.session = session
+        if held.state is _State.RESTORED:
+            held.state = _State.LISTED
         if descriptor.address != held.descriptor.address:
-            held.renewal, held.next_check = (descriptor, envelope), float("inf")
+            held.renewal, held.next_check = (descriptor, envelope), NEVER
             return [*actions, CheckAddress(session, descriptor)]
         return actions + self._renew(held, descriptor, envelope, now)
 
@@ -158,7 +124,7 @@ class Registry:
             descriptor, envelope = relay.renewal
             if failure is None:
                 return self._renew(relay, descriptor, envelope, now)
-            return self._end(relay, Refusal.ADDRESS, failure)
+            return self._end(relay, Refusal.ADDRESS, failure, now)
         if relay.descriptor != check.descriptor or relay.renewal is not None:
             return []  # renewed since
         if failure is None:
@@ -168,41 +134,60 @@ class Registry:
             return []
         relay.failed_checks += 1
         if relay.state is _State.CHECKING or relay.failed_checks > 1:
-            return self._end(relay, Refusal.ADDRESS, failure)
+            return self._end(relay, Refusal.ADDRESS, failure, now)
         relay.next_check = now + RECHECK_SOON
         return []
 
-    def unregister(self, identity: bytes) -> list[Action]:
+    def succeed(self, succession: Succession, now: float) -> list[Action]:
+        """A verified statement; the old identity leaves, its names and history go to the new one.
+
+        Raises `RegistrationRefused` when one of the two was replaced by another identity before. A statement
+        about an identity that owns no name here changes nothing.
+        """
+        moved: list[Action] = list(self._owners.succeed(succession))
+        if not moved:
+            return []
+        old = self._relays.get(succession.old)
+        ended: list[Action] = []
+        if old is not None and old.session != _NOBODY:
+            text = "another identity has taken this relay over, as its key allowed"
+            ended.append(EndSession(old.session, Refusal.REPLACED, text))
+        actions = self._remove(succession.old, "it has a new identity", now)
+        return [*actions, *moved, *self._histories.move(succession.old, succession.new), *ended]
+
+    def unregister(self, identity: bytes, now: float) -> list[Action]:
         """The relay itself, proved by its key, wishes to leave; nothing happens when it is not known."""
-        return self._remove(identity, "it said good-bye")
+        return self._remove(identity, "it said good-bye", now)
 
     # ---- what the gateway sees ----
 
-    def closed(self, session: int) -> list[Action]:
+    def closed(self, session: int, now: float) -> list[Action]:
         """The session ended; its relay leaves, unless another session has taken it over."""
         identity = self._identities.pop(session, None)
-        return self._remove(identity, "its connection ended") if identity is not None else []
+        if identity is None:
+            return []
+        return self._remove(identity, "its connection ended", now, failed=True)
 
-    def silent(self, session: int) -> list[Action]:
-        """The session missed `MISSED_LIMIT` pings."""
+    def silent(self, session: int, now: float) -> list[Action]:
+        """The session does not answer pings (`Heartbeats.silent`)."""
         relay = self._owned(session)
         if relay is None or relay.state is not _State.LISTED:
             return []
         relay.state = _State.SILENT
         self.serial += 1
-        return [Gone(relay.descriptor.nickname, "it does not answer pings")]
+        return [Gone(relay.descriptor.nickname, "it does not answer pings"), *self._leave(relay, now, failed=True)]
 
     def answered(self, session: int, round_trip: float, now: float) -> list[Action]:
         """The session answered a ping after `round_trip` seconds; a silent relay is listed again at once."""
         relay = self._owned(session)
         if relay is None:
             return []
-        relay.round_trip_ms = round(round_trip * 1_000, 1)
+        relay.round_trip_ms = smooth(relay.round_trip_ms, round_trip * 1_000)
         if relay.state is not _State.SILENT:
             return []
-        relay.state, relay.running_since = _State.LISTED, now
+        relay.state = _State.LISTED
         self.serial += 1
-        return [Listed(session, relay.descriptor.nickname, newly=True)]
+        return [*self._arrive(relay, now, newly=True), Listed(session, relay.descriptor.nickname, newly=True)]
 
     def due_checks(self, now: float) -> list[Action]:
         """Listed relays whose address is to be looked at again; call it about once a second."""
@@ -211,8 +196,47 @@ class Registry:
         actions: list[Action] = []
         for relay in self._relays.values():
             if relay.next_check <= now:
-                relay.next_check = float("inf")
+                relay.next_check = NEVER
                 actions.append(CheckAddress(relay.session, relay.descriptor))
+                if len(actions) == CHECKS_A_CALL:
+                    break
+        return actions
+
+    def observe(self, now: float) -> list[Action]:
+        """Counts time, and judges flags and bandwidths anew, of a part of the relays; call it once a second."""
+        if not self._to_observe:
+            self._to_observe = list(self._relays)
+            listed = (relay.descriptor for relay in self._relays.values() if relay.state is _State.LISTED)
+            self._typical = typical_claim(descriptor.bandwidth for descriptor in listed)
+        share = max(1, len(self._relays) // OBSERVE_CALLS + 1)
+        actions: list[Action] = self._histories.forget_old(now)
+        for identity in self._to_observe[-share:]:
+            relay = self._relays.get(identity)
+            if relay is not None and relay.state is _State.LISTED:
+                actions += self._histories.advance(identity, now, relay.round_trip_ms)
+                self._judge(relay, now)
+        del self._to_observe[-share:]
+        return actions
+
+    # ---- restart ----
+
+    def restore(self, listed: Mapping[bytes, Descriptor], now: float) -> None:
+        """The relays (verified envelopes and what is in them) that were listed before the gateway restarted."""
+        self._typical = typical_claim(descriptor.bandwidth for descriptor in listed.values())
+        for envelope, descriptor in listed.items():
+            entry = RelayEntry(envelope, descriptor, now, 0.0)
+            relay = _Relay(_NOBODY, descriptor, envelope, entry, _State.RESTORED)
+            self._relays[descriptor.identity] = relay
+            self._histories.resume(descriptor.identity, now)
+            relay.round_trip_ms = self._histories.of(descriptor.identity, now).round_trip_ms
+            self._judge(relay, now)
+
+    def end_grace(self, now: float) -> list[Action]:
+        """Restored relays that have not come back leave."""
+        lost = [identity for identity, relay in self._relays.items() if relay.state is _State.RESTORED]
+        actions: list[Action] = []
+        for identity in lost:
+            actions += self._remove(identity, "it did not come back after the gateway's restart", now, failed=True)
         return actions
 
     # ---- the document ----
@@ -221,14 +245,17 @@ class Registry:
         """Raises the serial though nothing changed: the last document is about to expire."""
         self.serial += 1
 
+    def entries(self) -> tuple[RelayEntry, ...]:
+        """The listed relays, as the next document shows them; immutable."""
+        return tuple(relay.entry for relay in self._relays.values() if relay.state in _SHOWN)
+
+    def histories(self) -> dict[bytes, History]:
+        """The past of each relay by its identity, also of those that have left."""
+        return self._histories.all()
+
     def document(self, now: float) -> DirectoryDocument:
         """The document of the present serial, valid from `now`."""
-        relays = tuple(
-            RelayEntry(relay.envelope, relay.descriptor, relay.running_since, relay.round_trip_ms, ("running",))
-            for relay in self._relays.values()
-            if relay.state is _State.LISTED
-        )
-        return DirectoryDocument(self.network, self.serial, now, now + VALID_FOR, relays)
+        return DirectoryDocument(self.network, self.serial, now, now + VALID_FOR, self.entries())
 
     # ---- steps ----
 
@@ -250,23 +277,14 @@ class Registry:
         if descriptor.published < newest or (descriptor.published == newest and not same):
             raise RegistrationRefused(Refusal.REPLAYED, "a newer descriptor of this relay is known")
 
-    def _refuse_taken_nickname(self, descriptor: Descriptor) -> None:
-        nickname = descriptor.nickname.lower()
-        owner = self._nicknames.get(nickname)
-        if owner is not None and owner != descriptor.identity:
-            text = f"the nickname {descriptor.nickname} belongs to another relay: choose another one"
-            raise RegistrationRefused(Refusal.NICKNAME, text)
-        if owner is None and len(self._nicknames) >= MAX_NICKNAMES:
-            raise RegistrationRefused(Refusal.FULL, "this gateway has given away as many nicknames as it can")
-
-    def _take_over(self, session: int, identity: bytes) -> list[Action]:
+    def _take_over(self, session: int, identity: bytes, now: float) -> list[Action]:
         """One session owns one relay, and one relay has one session."""
         actions: list[Action] = []
         other = self._identities.get(session)
         if other is not None and other != identity:
-            actions += self._remove(other, "its connection serves another relay now")
+            actions += self._remove(other, "its connection serves another relay now", now)
         held = self._relays.get(identity)
-        if held is not None and held.session != session:
+        if held is not None and held.session not in (session, _NOBODY):
             self._identities.pop(held.session, None)
             text = "the relay has registered over another connection"
             actions.append(EndSession(held.session, Refusal.REPLAYED, text))
@@ -277,98 +295,51 @@ class Registry:
         if envelope == relay.envelope and relay.state is _State.LISTED:
             return [Listed(relay.session, descriptor.nickname, newly=False)]
         try:
-            self._refuse_taken_nickname(descriptor)
+            self._owners.refuse(descriptor)
         except RegistrationRefused as refused:
-            return self._end(relay, refused.code, str(refused))
+            return self._end(relay, refused.code, str(refused), now)
         newly = relay.state is not _State.LISTED
-        relay.descriptor, relay.envelope = descriptor, envelope
-        if newly:
-            relay.running_since = now
-        relay.state = _State.LISTED
+        relay.descriptor, relay.envelope, relay.state = descriptor, envelope, _State.LISTED
         self.serial += 1
-        return [*self._bind(descriptor), Listed(relay.session, descriptor.nickname, newly)]
+        bound = self._owners.bind(descriptor)
+        return [*bound, *self._arrive(relay, now, newly), Listed(relay.session, descriptor.nickname, newly)]
 
-    def _bind(self, descriptor: Descriptor) -> list[Action]:
-        nickname = descriptor.nickname.lower()
-        if nickname in self._nicknames:
-            return []
-        self._nicknames[nickname] = descriptor.identity
-        return [BindNickname(nickname, descriptor.identity)]
+    def _arrive(self, relay: _Relay, now: float, newly: bool) -> list[Action]:
+        """Into the list, or with a newer descriptor: what is to be stored."""
+        identity = relay.descriptor.identity
+        begun = self._histories.begin(identity, now) if newly else []
+        self._judge(relay, now)
+        return [StoreRelay(identity, relay.envelope), *begun]
 
-    def _end(self, relay: _Relay, code: Refusal, text: str) -> list[Action]:
+    def _leave(self, relay: _Relay, now: float, *, failed: bool) -> list[Action]:
+        """Out of the list: what is to be stored."""
+        identity = relay.descriptor.identity
+        return [StoreRelay(identity, None), *self._histories.end(identity, now, relay.round_trip_ms, failed)]
+
+    def _judge(self, relay: _Relay, now: float) -> None:
+        """Makes the relay's entry anew; a change that clients should know of raises the serial."""
+        descriptor, before = relay.descriptor, relay.entry
+        history = self._histories.of(descriptor.identity, now)
+        bandwidth = believed_bandwidth(descriptor.bandwidth, self._typical, history.is_stable(now))
+        words = flags(descriptor, history, bandwidth, now)
+        trip = round(relay.round_trip_ms, 1)
+        relay.entry = RelayEntry(relay.envelope, descriptor, history.running_since, trip, words, bandwidth)
+        low, high = sorted((before.bandwidth, bandwidth))
+        if before.flags and (words != before.flags or high > low * NOTED_CHANGE):
+            self.serial += 1
+
+    def _end(self, relay: _Relay, code: Refusal, text: str, now: float) -> list[Action]:
         """Removes the relay and ends its session."""
-        actions = self._remove(relay.descriptor.identity, text)
+        actions = self._remove(relay.descriptor.identity, text, now, failed=True)
         return [*actions, EndSession(relay.session, code, text)]
 
-    def _remove(self, identity: bytes, reason: str) -> list[Action]:
+    def _remove(self, identity: bytes, reason: str, now: float, *, failed: bool = False) -> list[Action]:
         relay = self._relays.pop(identity, None)
         if relay is None:
             return []
         self._identities.pop(relay.session, None)
         self._departed[identity] = relay.descriptor.published
-        if relay.state is not _State.LISTED:
+        if relay.state not in _SHOWN:
             return []
         self.serial += 1
-        return [Gone(relay.descriptor.nickname, reason)]
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """Ping `session` with `number`; `missed` pings before this one were not answered."""
-
-    session: int
-    number: int
-    missed: int
-
-
-@dataclass(slots=True)
-class _Pulse:
-    number: int = 0
-    sent: float = 0.0
-    missed: int = 0
-    waiting: bool = False
-
-
-class Heartbeats:
-    """When to ping which session: each every `interval` seconds, spread over the interval."""
-
-    def __init__(self, interval: float) -> None:
-        self._interval = interval
-        self._pulses: dict[int, _Pulse] = {}
-        self._due: list[tuple[float, int]] = []  # a heap; each session in `_pulses` stands in it once
-
-    def add(self, session: int, fraction: float, now: float) -> None:
-        """The first ping comes after `fraction` (0 to 1) of the interval, so that relays spread."""
-        if session not in self._pulses:
-            self._pulses[session] = _Pulse()
-            heapq.heappush(self._due, (now + fraction * self._interval, session))
-
-    def remove(self, session: int) -> None:
-        """No more pings; a session's number is never used again."""
-        self._pulses.pop(session, None)
-
-    def answer(self, session: int, number: int, now: float) -> float | None:
-        """The round trip in seconds of the ping that is answered; None for an answer that nobody waits for."""
-        pulse = self._pulses.get(session)
-        if pulse is None or not pulse.waiting or number != pulse.number:
-            return None
-        pulse.waiting, pulse.missed = False, 0
-        return now - pulse.sent
-
-    def due(self, now: float) -> list[Beat]:
-        """The pings to send now."""
-        beats: list[Beat] = []
-        while self._due and self._due[0][0] <= now:
-            _, session = heapq.heappop(self._due)
-            pulse = self._pulses.get(session)
-            if pulse is None:
-                continue
-            pulse.missed += pulse.waiting
-            pulse.number, pulse.sent, pulse.waiting = pulse.number + 1, now, True
-            heapq.heappush(self._due, (now + self._interval, session))
-            beats.append(Beat(session, pulse.number, pulse.missed))
-        return beats
-
-    def next_due(self) -> float | None:
-        """When `due` has something to say, None while nobody is to be pinged."""
-        return self._due[0][0] if self._due else None
+        return [Gone(relay.descriptor.nickname, reason), *self._leave(relay, now, failed=failed)]

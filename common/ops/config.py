@@ -29,6 +29,7 @@ PREFIX = "TOR_NETWORK_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 COMMAND_LINE = "command line"
 DEFAULT = "default"
+_PATHS = ("state", "family_key")  # relative to the file they stand in
 _UNSPECIFIED = ("0.0.0.0", "::")
 
 
@@ -54,6 +55,7 @@ class RelayConfig:
     exit_policy: str
     network: str
     log_level: str
+    family_key: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +198,11 @@ def _launched(home: Path) -> Path | None:
 
 def _from_file(role: str, path: Path) -> dict[str, _Setting]:
     table = _read_toml(path, [option.name for option in OPTIONS[role]])
-    state, network = table.get("state"), table.get("network")
-    if isinstance(state, str) and state:
-        table["state"] = str(path.parent / state)
+    for name in _PATHS:
+        given = table.get(name)
+        if isinstance(given, str) and given:
+            table[name] = str(path.parent / given)
+    network = table.get("network")
     if isinstance(network, str) and is_network_file(network):
         table["network"] = str(path.parent / network)
     return {name: _Setting(raw, str(path), name) for name, raw in table.items()}

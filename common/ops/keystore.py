@@ -3,6 +3,9 @@
     identity.pem       Ed25519 private key, PEM (PKCS 8), mode 0600
     certificate.pem    self-signed X.509 certificate of that key for TLS; made again when missing
     onion_keys.json    the X25519 keys in use, newest first, with their creation times; mode 0600
+    succession.json    only after a change of identity: the statement that both keys signed; not secret
+
+A family's key stands in a file of its own, which its owner copies to all his relays.
 
 A file that is there and damaged is never replaced in silence: a new identity would be a new relay.
 """
@@ -24,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
+from common.directory.succession import sign_succession
 from common.errors import ConfigError
 from common.ops.files import private_folder, read_private, write_private
 
@@ -69,13 +73,7 @@ def load_or_create_identity(folder: Path) -> Identity:
     """The identity kept in `folder`; made at first. Raises `ConfigError`: a damaged key, or the disk refuses."""
     private_folder(folder)
     key_file, certificate_file = folder / "identity.pem", folder / "certificate.pem"
-    pem = read_private(key_file)
-    if pem is None:
-        private_key = Ed25519PrivateKey.generate()
-        pem = private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        write_private(key_file, pem)
-    else:
-        private_key = _parse_identity(key_file, pem)
+    private_key = _load_or_create_key(key_file)
     public = private_key.public_key().public_bytes_raw()
     if not _certifies(certificate_file, public):
         write_private(certificate_file, _self_signed(private_key))
@@ -99,6 +97,43 @@ def load_or_create_onion_keys(folder: Path, now: float) -> OnionKeys:
     if keys != held:
         write_private(path, _onion_keys_json(keys))
     return OnionKeys(keys[0], keys[1] if len(keys) > 1 else None)
+
+
+def load_or_create_family_key(path: Path) -> Ed25519PrivateKey:
+    """The key that the relays of one owner share; made if there is none. Raises `ConfigError`."""
+    private_folder(path.parent)
+    return _load_or_create_key(path)
+
+
+def load_succession(folder: Path) -> bytes:
+    """The statement that goes with each registration, empty for a relay that never changed its identity."""
+    return read_private(folder / "succession.json") or b""
+
+
+def replace_identity(folder: Path, network: str) -> Identity:
+    """Gives the relay of `folder` a new identity, and the statement for the gateways, signed by both keys.
+
+    The old key stays as `identity.old.pem`. When the process dies half way, the old identity is still in force.
+    """
+    old = load_or_create_identity(folder)
+    new = Ed25519PrivateKey.generate()
+    write_private(folder / "identity.old.pem", _to_pem(old.private_key))
+    write_private(folder / "succession.json", sign_succession(network, old.private_key, new))
+    write_private(folder / "identity.pem", _to_pem(new))
+    return load_or_create_identity(folder)
+
+
+def _load_or_create_key(path: Path) -> Ed25519PrivateKey:
+    pem = read_private(path)
+    if pem is not None:
+        return _parse_identity(path, pem)
+    key = Ed25519PrivateKey.generate()
+    write_private(path, _to_pem(key))
+    return key
+
+
+def _to_pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def _parse_identity(path: Path, pem: bytes) -> Ed25519PrivateKey:

@@ -8,6 +8,7 @@ in the table and one field in the role's dataclass in `config`.
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.crypto.handshake import Suite
@@ -139,6 +140,12 @@ def _parse_folder(raw: Any) -> str:
     return raw
 
 
+def _parse_file(raw: Any) -> Path | None:
+    if not isinstance(raw, str) or "\0" in raw:
+        raise ValueError("the path of a file")
+    return Path(raw) if raw else None
+
+
 def _one_of(choices: Iterable[str]) -> Callable[[Any], str]:
     known = tuple(choices)
 
@@ -182,6 +189,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("exit_policy", "default", parse_policy, "RULES", "where streams may go from here"),
         _NETWORK,
         _log_level("info"),
+        Option("family_key", "", _parse_file, "FILE", "key that your relays share, so that no path uses two"),
     ),
     "client": (
         _GATEWAYS,

@@ -81,6 +81,7 @@ class Links:
         self._dialling: dict[Place, threading.Lock] = {}
         self._idle_since: dict[Link, float] = {}
         self._closed = False
+        self._past_in = self._past_out = 0  # bytes of links that have ended
 
     # ---- links
 
@@ -154,6 +155,18 @@ class Links:
         with self._lock:
             return list(self._tables)
 
+    @property
+    def carried(self) -> int:
+        """Bytes carried since the start: what came over links or what left over links, whichever is more.
+
+        In a middle relay the two are the same traffic; at an exit only one direction of a stream is on a link.
+        """
+        with self._lock:
+            links = list(self._tables)
+            past_in, past_out = self._past_in, self._past_out
+        return max(past_in + sum(link.bytes_in for link in links), past_out + sum(link.bytes_out for link in
+        links))
+
     # ---- circuits
 
     def register(self, link: Link, side: CircuitSide) -> int:
@@ -226,6 +239,8 @@ class Links:
             table = self._tables.pop(link, {})
             if link.dialled:
                 self._dialled = {place: other for place, other in self._dialled.items() if other is not link}
+            self._past_in += link.bytes_in
+            self._past_out += link.bytes_out
             self._idle_since.pop(link, None)
         _logger.debug("%s ended: %s", link.name, error)
         touched: Touched = set()

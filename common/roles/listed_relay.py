@@ -2,6 +2,7 @@
 
 Each registration goes its own way: a gateway that is away, hangs or refuses holds up none of the others, and is
 tried again for as long as the relay runs. Clients use the relay once more than half of their gateways list it.
+Its descriptor says what the relay has really carried, and is made anew when that has grown or shrunk by a half.
 """
 
 import logging
@@ -10,20 +11,24 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from common.directory.addresses import Address
 from common.directory.descriptor import Descriptor, sign_descriptor
 from common.directory.exit_policy import ExitPolicy
+from common.directory.family import family_proof
 from common.errors import ConfigError
 from common.net.deadline import Deadline
-from common.ops.keystore import Identity, load_or_create_onion_keys
+from common.ops.keystore import Identity, load_or_create_onion_keys, load_succession
+from common.roles.bandwidth import WINDOW, Bandwidth
 from common.roles.registration import Registration, RegistrationState
 from common.roles.relay import Relay, RelayIdentity
 from common.wire.cells import VERSIONS
 
 SOFTWARE = "onion-network 0.1.0"
-KEY_CHECK = 60.0  # seconds between looks whether the onion key is a day old, or the previous one over
+KEY_CHECK = 60.0  # seconds between looks whether the onion keys or the bandwidth are due for a new descriptor
+NOTED_CHANGE = 1.5  # the factor
 _UNSPECIFIED = frozenset({"0.0.0.0", "::"})
 LEAVE_TIME = 2.0  # seconds for the good-byes to all gateways, side by side
 
@@ -53,8 +58,12 @@ class ListedRelay:
         network: str,
         nickname: str,
         exit_policy: str,
+        family_key: Ed25519PrivateKey | None = None,
     ) -> None:
-        """`keys`: the folder of the onion keys. Raises `ConfigError`: an address that cannot be used, the disk."""
+        """`keys`: the folder of the onion keys; `family_key`: what all relays of one owner share.
+
+        Raises `ConfigError`: an address that cannot be used, the disk.
+        """
         self._identity = identity
         self._keys = keys
         self._nickname = nickname
@@ -72,6 +81,10 @@ class ListedRelay:
         self.address = self.relay.address
         if self.address.host in _UNSPECIFIED:
             raise ConfigError(f"listen: {listen} tells nobody where the relay is: set advertise too")
+        self._family = family_proof(family_key, network, identity.public) if family_key is not None else ("", b"")
+        self._bandwidth = Bandwidth(lambda: self.relay.links.carried, time.monotonic())
+        self._said_bandwidth = 0
+        succession = load_succession(keys)
         self._registrations = [
             Registration(
                 address,
@@ -79,6 +92,7 @@ class ListedRelay:
                 self._describe,
                 identity_key=identity.private_key,
                 network=network,
+                succession=succession,
                 on_state=self._registration_changed,
             )
             for address, key in gateways
@@ -89,7 +103,8 @@ class ListedRelay:
         self.relay.start()
         for registration in self._registrations:
             registration.start()
-        self.relay.pump.call_every(KEY_CHECK, self._renew_keys)
+        self.relay.pump.call_every(KEY_CHECK, self._renew)
+        self.relay.pump.call_every(WINDOW, self._sample)
 
     def stop(self, timeout: float) -> None:
         """Leaves the directory, then ends; what is queued may leave for `timeout` seconds."""
@@ -104,29 +119,36 @@ class ListedRelay:
         with self._lock:
             return self._onion_keys.accepted()
 
-    def _renew_keys(self) -> None:
+    def _sample(self) -> None:
+        self._bandwidth.sample(time.monotonic())
+
+    def _renew(self) -> None:
         keys = load_or_create_onion_keys(self._keys, time.time())
         with self._lock:
             renewed = keys.current.public != self._onion_keys.current.public
             self._onion_keys = keys
-        if renewed:
+        low, high = sorted((self._said_bandwidth, self._bandwidth.peak))
+        if renewed or high > NOTED_CHANGE * low:
             for registration in self._registrations:
                 registration.renew()
 
     def _describe(self) -> bytes:
         with self._lock:
             current = self._onion_keys.current
+        self._said_bandwidth = self._bandwidth.peak
+        family, proof = self._family
         descriptor = Descriptor(
             nickname=self._nickname,
             address=self.address,
             identity=self._identity.public,
             onion_keys=(current.public,),
             exit_policy=str(ExitPolicy.parse(self._exit_policy)),
-            family="",
-            bandwidth=0,
+            family=family,
+            bandwidth=self._said_bandwidth,
             software=SOFTWARE,
             versions=VERSIONS,
             published=time.time(),
+            family_proof=proof,
         )
         return sign_descriptor(descriptor, self._identity.private_key)
 

@@ -51,7 +51,8 @@ class _Refused(DirectoryError):
 
 class Registration:
     """Inert until `start`. `make_descriptor` gives the relay's signed envelope of this moment, and `identity_key`
-    is the key it is signed with; `on_state(state, text)` is called on this object's thread after each change.
+    is the key it is signed with; `succession` is the statement of the relay's former identity, if it had one;
+    `on_state(state, text)` is called on this object's thread after each change.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Registration:
         *,
         identity_key: Ed25519PrivateKey,
         network: str,
+        succession: bytes = b"",
         on_state: Callable[[RegistrationState, str], None] | None = None,
     ) -> None:
         self._gateway = gateway
@@ -69,6 +71,7 @@ class Registration:
         self._make_descriptor = make_descriptor
         self._identity_key = identity_key
         self._network = network
+        self._succession = succession
         self._on_state = on_state
         self._context = client_context()
         self._changed = threading.Condition()  # guards _state
@@ -196,7 +199,7 @@ class Registration:
         envelope = self._make_descriptor()
         proof = registration_proof(self._network, connection.gateway, connection.nonce, envelope)
         signed = sign_proof(proof, self._identity_key)
-        connection.send(Register(envelope, signed), Deadline(SEND_TIME))
+        connection.send(Register(envelope, signed, self._succession), Deadline(SEND_TIME))
 
     def _handle(self, connection: GatewayConnection, message: Message) -> bool:
         """Whether the message answers REGISTER."""

@@ -40,11 +40,13 @@ class Processes:
         log: Path | None = None,
         *,
         pipe: bool = False,
+        commands: bool = False,
         handles: Sequence[int] = (),
     ) -> Child:
         """Starts a program; what it says goes to `log`, or its standard output to a pipe with `pipe`.
 
-        It inherits the file descriptors `handles`.
+        With `commands` its standard input is a pipe too, and what it says on standard error is shown. It inherits the
+        file descriptors `handles`.
         """
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_OWN_SETTINGS)}
         with open(log or os.devnull, "ab") as output:
@@ -52,9 +54,9 @@ class Processes:
             try:
                 child = subprocess.Popen(
                     [str(word) for word in command],
-                    stdin=subprocess.DEVNULL,
+                    stdin=subprocess.PIPE if commands else subprocess.DEVNULL,
                     stdout=subprocess.PIPE if pipe else output,
-                    stderr=output,
+                    stderr=None if commands else output,
                     env=environment,
                     cwd=ROOT,
                     pass_fds=handles,

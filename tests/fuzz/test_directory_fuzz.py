@@ -12,7 +12,8 @@ from common.directory.addresses import parse_address
 from common.directory.descriptor import Descriptor, removal_proof, verify_descriptor, verify_proof
 from common.directory.document import DirectoryDocument
 from common.directory.exit_policy import ExitPolicy
-from common.directory.registry import Action, CheckAddress, RegistrationRefused, Registry
+from common.directory.registry import Registry
+from common.directory.registry_actions import Action, CheckAddress, RegistrationRefused
 from common.errors import Malformed, NotEnoughSignatures, ProtocolError, TooLarge
 from common.roles.gateway_link import (
     Document,
@@ -164,7 +165,7 @@ operations = st.tuples(
 @PATIENT
 @given(st.lists(operations, max_size=40))
 def test_a_registry_keeps_its_promises_whatever_happens(steps: list[tuple[str, int, int, int]]) -> None:
-    registry, serial = Registry(NETWORK, 1, {}), 1
+    registry, serial = Registry(NETWORK, 1), 1
     checks: list[CheckAddress] = []
     for name, number, session, later in steps:
         relay, now = RELAYS[number], NOW + later
@@ -180,13 +181,13 @@ def test_a_registry_keeps_its_promises_whatever_happens(steps: list[tuple[str, i
                 case "checked" | "failed" if checks:
                     actions += registry.checked(checks.pop(), None if name == "checked" else "no answer", now)
                 case "closed":
-                    actions += registry.closed(session)
+                    actions += registry.closed(session, now)
                 case "silent":
-                    actions += registry.silent(session)
+                    actions += registry.silent(session, now)
                 case "answered":
                     actions += registry.answered(session, 0.01, now)
                 case "unregister":
-                    actions += registry.unregister(relay.identity)
+                    actions += registry.unregister(relay.identity, now)
                 case "due":
                     actions += registry.due_checks(now + 1_000)
         except RegistrationRefused:

@@ -62,6 +62,7 @@ class RegisteringRelay:
         self.onion_key = b"1" * 32
         self.port = Port(self.identity)
         self.clock_error = 0.0
+        self.family, self.family_proof = "", b""
         self.said: list[tuple[RegistrationState, str]] = []
         self._address = address or self.port.address
         self.registration = Registration(
@@ -81,11 +82,12 @@ class RegisteringRelay:
             identity=self.identity.public,
             onion_keys=(self.onion_key,),
             exit_policy="local",
-            family="",
+            family=self.family,
             bandwidth=0,
             software="test",
             versions=(1,),
             published=time.time() + self.clock_error,
+            family_proof=self.family_proof,
         )
         return sign_descriptor(descriptor, self.identity.private_key)
 

@@ -16,15 +16,16 @@ from typing import Any
 
 import pytest
 
-from common.crypto.signing import encode_json
 from common.directory.addresses import Address
 from common.directory.descriptor import registration_proof, removal_proof, sign_proof
 from common.directory.document import DirectoryDocument
 from common.errors import Closed, ConfigError, DirectoryError, Unreachable
 from common.net.deadline import Deadline
 from common.net.tls import client_context, server_context
+from common.net.tls_stream import TlsStream
 from common.ops.keystore import load_or_create_identity
 from common.roles import gateway as gateway_module
+from common.roles import gateway_connections
 from common.roles.bootstrap import DirectoryClient
 from common.roles.gateway import Gateway
 from common.roles.gateway_link import (
@@ -37,7 +38,6 @@ from common.roles.gateway_link import (
     Ok,
     Pong,
     Register,
-    TlsStream,
     Unchanged,
     Unregister,
     Welcome,
@@ -45,6 +45,7 @@ from common.roles.gateway_link import (
     encode,
 )
 from common.roles.registration import RegistrationState
+from common.wire.strict_json import encode_json
 from tests.net.registering import NETWORK, PATIENCE, RegisteringRelay, registered
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -443,7 +444,7 @@ def test_a_version_that_nobody_speaks_is_refused_with_a_sentence(gateway: Gatewa
 def test_a_peer_that_says_nothing_is_dropped_and_holds_up_nobody(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
-    monkeypatch.setattr(gateway_module, "GREETING_TIME", 0.3)
+    monkeypatch.setattr(gateway_connections, "GREETING_TIME", 0.3)
     with contextlib.ExitStack() as stack:
         silent = [
             stack.enter_context(socket.create_connection((gateway.address.host, gateway.address.port)))
@@ -462,7 +463,7 @@ def test_a_peer_that_says_nothing_is_dropped_and_holds_up_nobody(
 def test_a_client_that_is_idle_is_dropped_and_dials_again(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_module, "IDLE_TIME", 0.2)
+    monkeypatch.setattr(gateway_connections, "IDLE_TIME", 0.2)
     client = client_of(gateway)
     client.start()
     try:

@@ -23,7 +23,7 @@ from common.directory.descriptor import (
 from common.errors import Malformed, NotEnoughSignatures, ProtocolError, TooLarge
 from tests.unit.directory.relays import FakeRelay
 
-RELAY = FakeRelay(family="Family-1", onion_keys=(b"a" * 32, b"b" * 32))
+RELAY = FakeRelay(family="0a" * 32, family_proof=b"p" * 64, onion_keys=(b"a" * 32, b"b" * 32))
 
 
 def test_a_descriptor_is_what_was_signed() -> None:
@@ -37,6 +37,7 @@ def test_the_largest_descriptor_fits_its_envelope() -> None:
         onion_keys=(b"a" * 32, b"b" * 32, b"c" * 32),
         exit_policy="accept *:80," + " " * 1_005 + "default",
         family="f" * 64,
+        family_proof=b"p" * 64,
         bandwidth=2**63 - 1,
         software="s" * 64,
         versions=tuple(range(60_000, 60_008)),
@@ -77,7 +78,8 @@ def test_every_flipped_bit_of_a_descriptor_is_refused() -> None:
         ("onion_keys", []), ("onion_keys", ["00"]), ("onion_keys", ["00" * 32] * 2), ("onion_keys", "00" * 32),
         ("onion_keys", [f"{n:064x}" for n in range(4)]), ("onion_keys", {}),
         ("exit_policy", "open"), ("exit_policy", ""), ("exit_policy", ["default"]),
-        ("family", "a b"), ("family", "f" * 65), ("family", None),
+        ("family", "a b"), ("family", "f" * 65), ("family", None), ("family", "F" * 64), ("family", "f" * 63),
+        ("family_proof", None), ("family_proof", "x"), ("family_proof", "AA==" * 40),
         ("bandwidth", -1), ("bandwidth", 1.5), ("bandwidth", True), ("bandwidth", 2**63),
         ("software", "s" * 65), ("software", "\x1b[31m"), ("software", 1),
         ("versions", []), ("versions", [0]), ("versions", ["1"]), ("versions", [True]), ("versions", list(range(1, 10))),

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.crypto.signing import encode_json, sign
+from common.crypto.signing import sign
 from common.directory.descriptor import MAX_ENVELOPE as MAX_DESCRIPTOR
 from common.directory.document import (
     CLOCK_SKEW,
@@ -17,6 +17,7 @@ from common.directory.document import (
     sign_document,
 )
 from common.errors import DirectoryError, Malformed, NotEnoughSignatures, OnionError, StaleDocument
+from common.wire.strict_json import encode_json
 from tests.helpers import flip
 from tests.unit.directory.relays import NETWORK, NOW, FakeRelay, make_document
 

@@ -3,29 +3,34 @@
 import pytest
 
 from common.directory.addresses import Address
-from common.directory.registry import (
-    RECHECK_EVERY,
-    RECHECK_SOON,
+from common.directory.owners import Owners
+from common.directory.registry import RECHECK_EVERY, RECHECK_SOON, Registry
+from common.directory.registry_actions import (
     Action,
     BindNickname,
     CheckAddress,
     EndSession,
     Gone,
-    Heartbeats,
     Listed,
     Refusal,
     RegistrationRefused,
-    Registry,
+    StoreHistory,
+    StoreRelay,
 )
 from tests.unit.directory.relays import NETWORK, NOW, FakeRelay
 
 
 def registry(**nicknames: bytes) -> Registry:
-    return Registry(NETWORK, 100, nicknames)
+    return Registry(NETWORK, 100, Owners(nicknames))
+
+
+def news(actions: list[Action]) -> list[Action]:
+    """Without what is only to be stored."""
+    return [action for action in actions if not isinstance(action, StoreRelay | StoreHistory)]
 
 
 def register(to: Registry, session: int, relay: FakeRelay, now: float = NOW, **changes: object) -> list[Action]:
-    return to.register(session, relay.describe(**changes), relay.envelope(**changes), now)
+    return news(to.register(session, relay.describe(**changes), relay.envelope(**changes), now))
 
 
 def only_check(actions: list[Action]) -> CheckAddress:
@@ -35,7 +40,7 @@ def only_check(actions: list[Action]) -> CheckAddress:
 
 
 def listed(to: Registry, session: int, relay: FakeRelay, now: float = NOW, **changes: object) -> list[Action]:
-    return to.checked(only_check(register(to, session, relay, now, **changes)), None, now)
+    return news(to.checked(only_check(register(to, session, relay, now, **changes)), None, now))
 
 
 def names(of: Registry) -> set[str]:
@@ -55,7 +60,10 @@ def test_a_relay_is_listed_after_its_address_was_looked_at() -> None:
     check = only_check(register(of, 1, relay))
     assert names(of) == set()
     assert of.serial == 100
-    assert of.checked(check, None, NOW + 1) == [BindNickname("relay1", relay.identity), Listed(1, "relay1", True)]
+    assert news(of.checked(check, None, NOW + 1)) == [
+        BindNickname("relay1", relay.identity),
+        Listed(1, "relay1", True),
+    ]
     assert names(of) == {"relay1"}
     assert of.serial == 101
     assert of.document(NOW).relays[0].running_since == NOW + 1
@@ -74,7 +82,7 @@ def test_a_replayed_older_descriptor_is_refused() -> None:
     listed(of, 1, relay, published=NOW + 5)
     assert refusal(of, 2, relay, published=NOW + 4) is Refusal.REPLAYED
     assert refusal(of, 2, relay, published=NOW + 5, bandwidth=1) is Refusal.REPLAYED
-    of.closed(1)
+    of.closed(1, NOW)
     assert refusal(of, 2, relay, published=NOW + 4) is Refusal.REPLAYED
     assert listed(of, 2, relay, published=NOW + 6)
 
@@ -82,7 +90,7 @@ def test_a_replayed_older_descriptor_is_refused() -> None:
 def test_the_time_of_a_departed_relay_is_kept_as_long_as_a_replay_could_pass() -> None:
     of, relay = registry(), FakeRelay(1)
     listed(of, 1, relay)
-    of.unregister(relay.identity)
+    of.unregister(relay.identity, NOW)
     of.due_checks(NOW + 600)
     assert refusal(of, 2, relay, NOW + 590, published=NOW - 1) is Refusal.REPLAYED
     of.due_checks(NOW + 601)
@@ -101,7 +109,7 @@ def test_a_nickname_stays_with_its_first_identity() -> None:
     of = registry()
     listed(of, 1, owner)
     assert refusal(of, 2, thief) is Refusal.NICKNAME
-    of.unregister(owner.identity)
+    of.unregister(owner.identity, NOW)
     assert refusal(of, 2, thief) is Refusal.NICKNAME
     restarted = registry(relay1=owner.identity)
     assert refusal(restarted, 1, thief) is Refusal.NICKNAME
@@ -155,7 +163,7 @@ def test_an_address_is_looked_at_again_and_twice_before_the_relay_leaves() -> No
     assert of.checked(check, "nothing answers", now) == []
     assert names(of) == {"relay1"}
     again = only_check(of.due_checks(now + RECHECK_SOON))
-    gone, end = of.checked(again, "nothing answers", now + RECHECK_SOON)
+    gone, end = news(of.checked(again, "nothing answers", now + RECHECK_SOON))
     assert isinstance(gone, Gone)
     assert isinstance(end, EndSession)
     assert names(of) == set()
@@ -164,8 +172,8 @@ def test_an_address_is_looked_at_again_and_twice_before_the_relay_leaves() -> No
 def test_a_closed_connection_takes_the_relay_from_the_list() -> None:
     of = registry()
     listed(of, 1, FakeRelay(1))
-    assert of.closed(1) == [Gone("relay1", "its connection ended")]
-    assert of.closed(1) == []
+    assert news(of.closed(1, NOW)) == [Gone("relay1", "its connection ended")]
+    assert of.closed(1, NOW) == []
     assert names(of) == set()
     assert of.serial == 102
 
@@ -177,9 +185,9 @@ def test_the_newest_connection_owns_the_relay() -> None:
     assert isinstance(end, EndSession)
     assert end.session == 1
     assert again == Listed(2, "relay1", False)
-    assert of.closed(1) == []
+    assert of.closed(1, NOW) == []
     assert names(of) == {"relay1"}
-    assert of.closed(2)
+    assert of.closed(2, NOW)
 
 
 def test_one_connection_serves_one_relay() -> None:
@@ -193,10 +201,10 @@ def test_one_connection_serves_one_relay() -> None:
 def test_a_silent_relay_leaves_and_is_listed_again_with_its_first_answer() -> None:
     of, relay = registry(), FakeRelay(1)
     listed(of, 1, relay)
-    assert of.silent(1) == [Gone("relay1", "it does not answer pings")]
-    assert of.silent(1) == []
+    assert news(of.silent(1, NOW)) == [Gone("relay1", "it does not answer pings")]
+    assert of.silent(1, NOW) == []
     assert names(of) == set()
-    assert of.answered(1, 0.0125, NOW + 50) == [Listed(1, "relay1", True)]
+    assert news(of.answered(1, 0.0125, NOW + 50)) == [Listed(1, "relay1", True)]
     (entry,) = of.document(NOW).relays
     assert (entry.running_since, entry.round_trip_ms) == (NOW + 50, 12.5)
     assert of.serial == 103
@@ -206,58 +214,30 @@ def test_an_answer_does_not_list_a_relay_that_was_never_looked_at() -> None:
     of = registry()
     register(of, 1, FakeRelay(1))
     assert of.answered(1, 0.01, NOW) == []
-    assert of.silent(1) == []
+    assert of.silent(1, NOW) == []
     assert names(of) == set()
 
 
 def test_unregistering_ends_the_listing() -> None:
     of, relay = registry(), FakeRelay(1)
     listed(of, 1, relay)
-    assert of.unregister(FakeRelay(1).identity) == []
+    assert of.unregister(FakeRelay(1).identity, NOW) == []
     assert names(of) == {"relay1"}
-    assert of.unregister(relay.identity)
+    assert of.unregister(relay.identity, NOW)
     assert names(of) == set()
 
 
 def test_a_full_registry_says_so() -> None:
-    of = Registry(NETWORK, 1, {}, max_relays=1)
+    of = Registry(NETWORK, 1, max_relays=1)
     listed(of, 1, FakeRelay(1))
     assert refusal(of, 2, FakeRelay(2)) is Refusal.FULL
-
-
-def test_pings_go_out_once_an_interval_and_are_spread_over_it() -> None:
-    beats = Heartbeats(5.0)
-    for session in range(100):
-        beats.add(session, session / 100, NOW)
-    assert beats.next_due() == NOW
-    sent = [len(beats.due(NOW + step * 0.5)) for step in range(1, 21)]
-    assert sum(sent) == 200
-    assert max(sent) <= 12
-
-
-def test_missed_pings_are_counted_until_one_is_answered() -> None:
-    beats = Heartbeats(5.0)
-    beats.add(1, 0.0, NOW)
-    assert [beat.missed for at in (0, 5, 10) for beat in beats.due(NOW + at)] == [0, 1, 2]
-    assert beats.answer(1, 2, NOW + 10.5) is None
-    assert beats.answer(1, 3, NOW + 10.5) == 0.5
-    assert beats.answer(1, 3, NOW + 10.6) is None
-    assert [beat.missed for beat in beats.due(NOW + 15)] == [0]
-
-
-def test_a_removed_session_is_not_pinged() -> None:
-    beats = Heartbeats(5.0)
-    beats.add(1, 0.0, NOW)
-    beats.remove(1)
-    assert beats.due(NOW + 100) == []
-    assert beats.next_due() is None
 
 
 def test_a_new_address_that_fails_ends_the_listing() -> None:
     of, relay = registry(), FakeRelay(1)
     listed(of, 1, relay)
     check = only_check(register(of, 1, relay, published=NOW + 1, address=Address("127.0.0.1", 77)))
-    gone, end = of.checked(check, "nothing answers", NOW)
+    gone, end = news(of.checked(check, "nothing answers", NOW))
     assert isinstance(gone, Gone)
     assert end == EndSession(1, Refusal.ADDRESS, "nothing answers")
 
@@ -274,7 +254,7 @@ def test_a_look_that_succeeds_is_repeated_after_the_usual_time() -> None:
 def test_the_outcome_of_a_look_for_a_connection_that_ended_changes_nothing() -> None:
     of, relay = registry(), FakeRelay(1)
     check = only_check(register(of, 1, relay))
-    of.closed(1)
+    of.closed(1, NOW)
     assert of.checked(check, None, NOW) == []
     assert names(of) == set()
 

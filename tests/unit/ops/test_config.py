@@ -283,3 +283,14 @@ def test_who_names_a_network_is_not_led_to_the_one_launched_here(tmp_path: Path)
     assert load_client([], {}, tmp_path)[0].network == "here"
     assert load_client(["--network", path], {}, tmp_path)[0].gateways == (PIN, OTHER)
     assert load_client([], {"TOR_NETWORK_NETWORK": path}, tmp_path)[0].gateways == (PIN, OTHER)
+
+
+def test_the_family_key_of_a_file_is_relative_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "relay.toml"
+    path.write_text(
+        'nickname = "r"\nfamily_key = "family.pem"\n'
+        f'gateways = [{{ address = "127.0.0.1:9000", key = "{"00" * 32}" }}]\n'
+    )
+    assert load("relay", ["--config", str(path)], {}).family_key == tmp_path / "family.pem"
+    assert load("relay", ["--config", str(path), "--family-key", "f.pem"], {}).family_key == Path("f.pem")
+    assert load("relay", ["--config", str(path), "--family-key", ""], {}).family_key is None

@@ -1,0 +1,80 @@
+"""A TLS connection that one thread dials, reads and writes: what is said to a gateway, not a link."""
+
+import selectors
+import socket
+import ssl
+
+from common.errors import Closed
+from common.net.deadline import Deadline
+from common.net.handshake import connect, send_all, shake_hands, text_of, tune
+from common.net.tls import TlsSession
+
+RECV_SIZE = 65_536
+
+
+class TlsStream:
+    """A TLS session and its socket, used by one thread; what the system refuses is `Closed`."""
+
+    def __init__(self, sock: socket.socket, tls: TlsSession) -> None:
+        """`tls` has shaken hands over `sock`: use `dial`."""
+        self._sock = sock
+        self._sock.settimeout(0)
+        self._tls = tls
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(sock, selectors.EVENT_READ)
+
+    @classmethod
+    def dial(
+        cls, target: tuple[str, int], context: ssl.SSLContext, identity: bytes, deadline: Deadline
+    ) -> "TlsStream":
+        """Connects, and compares the listening side's key with `identity`.
+
+        Raises `Closed` when there is no connection in time, `AuthenticationFailed` when another answers.
+        """
+        sock = connect(target, deadline)
+        try:
+            tune(sock)
+            tls = TlsSession(context, server_side=False)
+            shake_hands(sock, tls, identity, deadline)
+            return cls(sock, tls)
+        except OSError as error:
+            sock.close()
+            raise Closed(f"no TLS handshake: {text_of(error)}") from None
+        except BaseException:
+            sock.close()
+            raise
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for a selector."""
+        return self._sock.fileno()
+
+    def send(self, data: bytes, deadline: Deadline) -> None:
+        """Sends all of `data`; raises `Closed` when the deadline passes or the connection ends."""
+        self._tls.write(data)
+        try:
+            send_all(self._sock, self._tls.outgoing(), deadline)
+            self._sock.settimeout(0)
+        except OSError as error:
+            raise Closed(f"cannot send: {text_of(error)}") from None
+
+    def receive(self) -> bytes:
+        """What can be read now, maybe nothing; raises `Closed` at the end."""
+        try:
+            data = self._sock.recv(RECV_SIZE)
+        except BlockingIOError:
+            data = None
+        except OSError as error:
+            raise Closed(f"the connection ended: {text_of(error)}") from None
+        if data == b"":
+            raise Closed("the other side closed the connection")
+        self._tls.feed(data or b"")
+        return b"".join(self._tls.read())  # also what came with the end of the handshake
+
+    def wait_readable(self, deadline: Deadline) -> bool:
+        """Whether something arrived before the deadline."""
+        return bool(self._selector.select(deadline.left()))
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._selector.close()
+        self._sock.close()
