@@ -14,7 +14,7 @@ from common.directory.descriptor import Descriptor
 from common.errors import EndReason
 from common.net.plug import Plug
 from common.net.pump import Timer
-from common.wire.messages import BeginFlags, IPAddress
+from common.wire.messages import BeginFlags, IPAddress, Sought
 
 if TYPE_CHECKING:
     from common.roles.client_circuit import ClientCircuit
@@ -25,7 +25,7 @@ RETRIED = frozenset({EndReason.POLICY, EndReason.LIMIT, EndReason.INTERNAL, EndR
 WEB_PORTS = (80, 443)
 
 Isolation = tuple[str, ...]
-Answer = Callable[[EndReason, tuple[IPAddress, ...]], None]
+Answer = Callable[[EndReason, tuple[IPAddress, ...], str], None]  # addresses or a name; neither says why
 
 
 class Wish(ABC):
@@ -135,12 +135,15 @@ def _literal(host: str) -> IPAddress | None:
 
 
 class Question(Wish):
-    """A name to look up."""
+    """A name to look up, or the address of one."""
 
-    def __init__(self, host: str, done: Answer, isolation: Isolation = ()) -> None:
-        """`done` hears the reason and the addresses, on the thread where the answer arrives."""
+    def __init__(
+        self, host: str, done: Answer, isolation: Isolation = (), sought: Sought = Sought.ADDRESSES
+    ) -> None:
+        """`done` hears the reason and the answer, on the thread where it arrives."""
         super().__init__(isolation)
         self.host = host
+        self.sought = sought
         self._done = done
 
     @property
@@ -156,10 +159,10 @@ class Question(Wish):
         """See `Wish`."""
         circuit.resolve(self)
 
-    def answer(self, reason: EndReason, addresses: tuple[IPAddress, ...]) -> None:
+    def answer(self, reason: EndReason, addresses: tuple[IPAddress, ...], name: str) -> None:
         """The exit's answer."""
         if self.settle():
-            self._done(reason, addresses)
+            self._done(reason, addresses, name)
 
     def _refuse(self, reason: EndReason) -> None:
-        self._done(reason, ())
+        self._done(reason, (), "")

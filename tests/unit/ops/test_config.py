@@ -48,7 +48,7 @@ def test_defaults() -> None:
     assert client.hops == (3, 5)
     assert client.suite is Suite.FERNET
     assert client.gateways == (PIN,)
-    assert client.socks_listen == Address("127.0.0.1", 9050)
+    assert client.socks_listen == (Address("127.0.0.1", 9050),)
 
 
 def test_command_line_over_environment_over_file_over_default(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_client_commands(argv: list[str], command: ClientCommand) -> None:
 
 def test_client_options_before_and_after_the_command() -> None:
     config, command = load_client([*GATEWAY, "--hops", "2", "socks", "--listen", "127.0.0.1:0", "--suite", "aes-gcm"], {})
-    assert (config.hops, config.suite, config.socks_listen.port) == ((2, 2), Suite.AES_GCM, 0)
+    assert (config.hops, config.suite, config.socks_listen[0].port) == ((2, 2), Suite.AES_GCM, 0)
     assert command == ClientCommand("socks")
     with pytest.raises(ConfigError, match="invalid choice: 'wbe'"):
         load_client(["wbe"], {})

@@ -26,6 +26,7 @@ from common.wire.messages import (
     Resolve,
     Resolved,
     Sendme,
+    Sought,
     decode_messages,
     encode_data_header,
 )
@@ -44,7 +45,9 @@ EXAMPLES: list[tuple[Message, str]] = [
     (Sendme(0, 1, b"p" * 16), "05 0000 0018 0000000000000001" + "70" * 16),
     (Extend("h", 9, b"i" * 32, b"c" * CREATE_BODY), "06 0000 0526 0009" + "69" * 32 + "63" * 1_282 + "01 68"),
     (Extended(b"d" * CREATED_BODY), "07 0000 0480" + "64" * 1_152),
-    (Resolve(6, "b.example"), "08 0006 000a 09 622e6578616d706c65"),
+    (Resolve(6, "b.example"), "08 0006 000b 00 09 622e6578616d706c65"),
+    (Resolve(6, "192.0.2.1", Sought.NAME), "08 0006 000b 01 09 3139322e302e322e31"),
+    (Resolved(6, EndReason.DONE, (), 5, "b.example"), "09 0006 0010 00 00000005 00 09 622e6578616d706c65"),
     (
         Resolved(6, EndReason.DONE, (IPV4, IPV6), 5),
         "09 0006 001c 00 00000005 02 04 c0000201 06 20010db8" + "00" * 11 + "01",
