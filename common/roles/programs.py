@@ -33,7 +33,7 @@ def programs_of(connections: Collection[Ends], proc: Path = Path("/proc")) -> di
     inodes = {f"socket:[{inode}]": wanted[row] for row, inode in _sockets(proc) if row in wanted}
     found: dict[Ends, str] = {}
     for process in proc.iterdir() if inodes else ():
-        if not process.name.isdecimal() or int(process.name) == os.getpid():
+        if not process.name.isdecimal():
             continue
         try:
             for descriptor in os.scandir(process / "fd"):
@@ -127,14 +127,15 @@ class AddressNotices:
         names = programs_of(waiting)
         for ends, otherwise in waiting.items():
             name = names.get(ends)
-            key = ("", *otherwise) if name is None else (name,)
+            unnamed = ("", *otherwise)
+            key = unnamed if name is None else (name,)
             with self._lock:
                 known = key in self._told
-                self._told.add(key)
+                self._told |= {key, unnamed}  # a program that could be named may be gone too soon the next time
             if not known:
                 _logger.warning(
                     "%s asks for addresses instead of names: if it looks names up by itself, your own network "
-                    "sees them; let the proxy do it (socks5h, SOCKS4a, HTTP), or refuse addresses with --safe-socks",
+                    "sees them; let the proxy do it (socks5h, SOCKS4a, HTTP), or refuse this with --safe-socks",
                     name or "a program that could not be identified",
                 )
         with self._lock:
