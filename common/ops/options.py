@@ -64,10 +64,10 @@ def parse_listen(raw: Any) -> Address:
 
 def parse_listens(raw: Any) -> tuple[Address, ...]:
     """One address to listen on or several: a list, or a text with commas."""
-    parts = raw.split(",") if isinstance(raw, str) else raw
-    if not isinstance(parts, list) or not parts:
+    texts = raw if isinstance(raw, list) else [raw]
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError("host:port (port 0 to 65535), or a list of them")
-    found = tuple(parse_listen(part.strip() if isinstance(part, str) else part) for part in parts)
+    found = tuple(parse_listen(part.strip()) for text in texts for part in text.split(","))
     fixed = [address for address in found if address.port]
     if len(set(fixed)) != len(fixed):
         raise ValueError("a list in which each address stands once")

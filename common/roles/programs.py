@@ -32,18 +32,18 @@ def programs_of(connections: Collection[Ends], proc: Path = Path("/proc")) -> di
     wanted = {row: ends for ends in connections for row in _rows(ends)}
     inodes = {f"socket:[{inode}]": wanted[row] for row, inode in _sockets(proc) if row in wanted}
     found: dict[Ends, str] = {}
-    for process in proc.iterdir() if inodes else ():
-        if not process.name.isdecimal():
-            continue
-        try:
-            for descriptor in os.scandir(process / "fd"):
-                ends = inodes.get(os.readlink(descriptor.path))
-                if ends is not None:
-                    found[ends] = _printable((process / "comm").read_text(errors="replace"))
-        except OSError:
-            continue  # another user's, or it has ended
+    processes = map(int, filter(str.isdecimal, os.listdir(proc)))
+    for process in sorted(processes, reverse=True):  # the newest first: they end soonest
         if len(found) == len(inodes):
             break
+        folder = f"{proc}/{process}"
+        try:
+            for descriptor in os.listdir(f"{folder}/fd"):
+                ends = inodes.get(os.readlink(f"{folder}/fd/{descriptor}"))
+                if ends is not None:
+                    found[ends] = _printable(Path(folder, "comm").read_text(errors="replace"))
+        except OSError:
+            continue  # another user's, or it has ended
     return found
 
 
