@@ -10,7 +10,7 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -77,7 +77,7 @@ def _printable(name: str) -> str:
 
 
 class AddressNotices:
-    """Warns once per program that asks for targets by address. Thread-safe; `note` never waits.
+    """Warns once per program that asks for targets by address. `note` is for the pump's thread, and never waits.
 
     Who asks is found on a short-lived thread, for all that wait at once, and at most every `PAUSE` seconds.
     """
@@ -92,16 +92,21 @@ class AddressNotices:
         self._busy = False  # a look is under way, or one was within the last `PAUSE` seconds
         self._closed = False
 
-    def note(self, ends: Ends, otherwise: tuple[str, ...]) -> None:
-        """A program asked for an address. `otherwise` stands for it when it cannot be found; it is not shown."""
+    def note(self, ends: Ends, otherwise: tuple[str, ...], then: Callable[[], None]) -> None:
+        """A program asked for an address. `otherwise` stands for it when it cannot be found; it is not shown.
+
+        `then` goes on with the request: at once, or after a look that begins now, on the pump's thread. Served at
+        once, a program may have ended before it is found.
+        """
         with self._lock:
-            if self._closed or len(self._waiting) >= _MAX_WAITING or len(self._told) >= _MAX_TOLD:
-                return
-            self._waiting[ends] = otherwise
-            if self._busy:
-                return
-            self._busy = True
-        self._begin()
+            look = not self._busy and not self._closed and len(self._told) < _MAX_TOLD
+            if look or len(self._waiting) < _MAX_WAITING:
+                self._waiting[ends] = otherwise
+            self._busy |= look
+        if look:
+            self._begin(then)
+        else:
+            then()
 
     def close(self) -> None:
         """Nothing more is said; waits for a look under way, which takes milliseconds."""
@@ -113,18 +118,24 @@ class AddressNotices:
         if thread is not None:
             thread.join(PAUSE)
 
-    def _begin(self) -> None:
+    def _begin(self, then: Callable[[], None] | None = None) -> None:
         with self._lock:
-            if self._closed or not self._waiting:
-                self._busy = False
-                return
             waiting, self._waiting = self._waiting, {}
-            look = partial(self._look, waiting)
-            self._thread = threading.Thread(target=look, name="program look-up", daemon=True)
-            self._thread.start()
+            look = bool(waiting) and not self._closed
+            self._busy = look
+            if look:
+                run = partial(self._look, waiting, then)
+                self._thread = threading.Thread(target=run, name="program look-up", daemon=True)
+                self._thread.start()
+        if not look and then is not None:
+            then()
 
-    def _look(self, waiting: dict[Ends, tuple[str, ...]]) -> None:
-        names = programs_of(waiting)
+    def _look(self, waiting: dict[Ends, tuple[str, ...]], then: Callable[[], None] | None) -> None:
+        try:
+            names = programs_of(waiting)
+        finally:
+            if then is not None:
+                self._pump.call(then)
         for ends, otherwise in waiting.items():
             name = names.get(ends)
             unnamed = ("", *otherwise)

@@ -116,9 +116,9 @@ class Proxy:
         """Whether the program may have looked a name up by itself: it asks for an address not learned here."""
         return request.command is ProxyCommand.CONNECT and request.literal_ip and request.host not in self._answers
 
-    def warn(self, request: Request, ends: Ends) -> None:
-        """Says once that a program asks for addresses."""
-        self._notices.note(ends, (str(self.address), *(request.isolation or ())))
+    def warn(self, request: Request, ends: Ends, then: Callable[[], None]) -> None:
+        """Says once that a program asks for addresses; `then` goes on with the request."""
+        self._notices.note(ends, (str(self.address), *(request.isolation or ())), then)
 
     def _accepted(self, sock: socket.socket) -> None:
         try:
@@ -205,6 +205,21 @@ class _Conversation:
     # ---- helpers
 
     def _serve(self, plug: Plug, handshake: Handshake | HttpHandshake, request: Request) -> None:
+        if not self._proxy.may_leak(request):
+            self._carry(plug, handshake, request)
+            return
+
+        def go_on() -> None:
+            if self._proxy.rules.safe:
+                plug.write(handshake.refused(EndReason.POLICY))
+                plug.close()
+            else:
+                self._carry(plug, handshake, request)
+
+        self._proxy.warn(request, self._ends, go_on)
+
+    def _carry(self, plug: Plug, handshake: Handshake | HttpHandshake, request: Request) -> None:
+        """Gives the request to the network."""
         isolation = self._proxy.isolation(request)
 
         def refused(reason: EndReason) -> None:
@@ -221,11 +236,6 @@ class _Conversation:
             plug.write(handshake.granted((answer, 0)))
             plug.close()
 
-        if self._proxy.may_leak(request):
-            self._proxy.warn(request, self._ends)
-            if self._proxy.rules.safe:
-                refused(EndReason.POLICY)
-                return
         match request.command:
             case ProxyCommand.CONNECT:
                 self._streams.open(

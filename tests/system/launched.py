@@ -35,6 +35,7 @@ class Launched:
         self.state = state
         self._start = [str(relays), *options]
         self._where = where
+        self.client = 0
 
     def __enter__(self) -> Self:
         try:
@@ -49,19 +50,27 @@ class Launched:
 
     def tell(self, *arguments: str) -> None:
         """One command of the launcher."""
-        command = self._where(sys.executable, "-m", "common.ops.launcher", "--state", self.state, *arguments)
         done = subprocess.run(
-            command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
+            self._command(self._where, *arguments),
+            cwd=ROOT,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
         )
         assert done.returncode == 0, done
 
+    def _command(self, where: Where, *arguments: str) -> list[str]:
+        return where(sys.executable, "-m", "common.ops.launcher", "--state", self.state, *arguments)
+
     @contextmanager
     def proxy(self, log: Path, *options: str, where: Where = here) -> Iterator[str]:
-        """A client's proxy port: its address. `log` gets all that the client says."""
-        command = where(sys.executable, ROOT / "client_tor.py", "--config", self.state / "client.toml")
-        command += ["socks", "--listen", "127.0.0.1:0", *options]
+        """A client's proxy port: its address. `log` gets all that the client says; `client` is its process id."""
+        command = self._command(where, "client", "socks", "--listen", "127.0.0.1:0", *options)
         with log.open("wb") as file:
             process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=file, stderr=file)
+        self.client = process.pid
         try:
             wait_until(lambda: b"ctrl-c ends it" in log.read_bytes() or process.poll() is not None)
             found = re.search(r"proxy port (127\.0\.0\.1:\d+)", log.read_text())

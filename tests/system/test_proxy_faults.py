@@ -3,13 +3,14 @@
 import asyncio
 import hashlib
 import random
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.net.in_process import wait_until
+from tests.net.in_process import receive_exactly, wait_until
 from tests.system.launched import Launched
 from tests.system.targets import WebTarget, pieces
 
@@ -78,6 +79,19 @@ async def all_at_once(address: str, web: WebTarget, network: Launched, tally: Ta
     for faults in (("kill", "relay2"), ("add", "1"), ("kill", "relay5"), ("add", "1")):
         await asyncio.to_thread(network.tell, *faults)
     await running
+
+
+def test_a_password_given_to_the_launcher_is_in_no_command_line(network: Launched, tmp_path: Path) -> None:
+    with network.proxy(tmp_path / "client.log", "--proxy-auth", "alice:open-sesame") as address:
+        shown = Path(f"/proc/{network.client}/cmdline").read_bytes()
+        assert b"client_tor.py" in shown
+        assert b"sesame" not in shown
+        host, _, port = address.rpartition(":")
+        for password, answer in ((b"wrong", b"\x05\x02\x01\x01"), (b"open-sesame", b"\x05\x02\x01\x00")):
+            with socket.create_connection((host, int(port)), PATIENCE) as sock:
+                sock.sendall(b"\x05\x01\x02\x01\x05alice" + bytes([len(password)]) + password)
+                assert receive_exactly(sock, 4) == answer
+    assert "sesame" not in (tmp_path / "client.log").read_text()
 
 
 def test_500_requests_are_byte_exact_while_relays_are_killed_and_added(network: Launched, tmp_path: Path) -> None:
