@@ -32,6 +32,8 @@ def programs_of(connections: Collection[Ends], proc: Path = Path("/proc")) -> di
     wanted = {row: ends for ends in connections for row in _rows(ends)}
     inodes = {f"socket:[{inode}]": wanted[row] for row, inode in _sockets(proc) if row in wanted}
     found: dict[Ends, str] = {}
+    if not inodes:
+        return found
     processes = map(int, filter(str.isdecimal, os.listdir(proc)))
     for process in sorted(processes, reverse=True):  # the newest first: they end soonest
         if len(found) == len(inodes):

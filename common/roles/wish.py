@@ -152,8 +152,13 @@ class Question(Wish):
         return None
 
     def fits(self, exit_: Descriptor) -> bool:
-        """Relays that let nothing out look nothing up either."""
-        return exit_.identity not in self.avoid and any(map(exit_.policy.may_allow_port, WEB_PORTS))
+        """Relays that let nothing out look nothing up either, nor name an address that they do not reach."""
+        if exit_.identity in self.avoid:
+            return False
+        address = _literal(self.host)
+        if self.sought is Sought.NAME and address is not None:
+            return any(exit_.policy.allows(address, port) for port in WEB_PORTS)
+        return any(map(exit_.policy.may_allow_port, WEB_PORTS))
 
     def begin_on(self, circuit: "ClientCircuit") -> None:
         """See `Wish`."""

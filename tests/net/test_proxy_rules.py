@@ -11,11 +11,14 @@ from random import Random
 
 import pytest
 
-from common.errors import EndReason
+from common.errors import DestroyReason, EndReason, Refused
 from common.roles import exit as exit_module
+from common.roles import programs
 from common.roles.client import Client
 from common.roles.programs import AddressNotices, programs_of
 from common.roles.proxy import Proxy, ProxyRules
+from common.roles.relay_circuit import RelayCircuit
+from common.wire.messages import Sought
 from common.wire.socks import Isolate
 from tests.net.in_process import LOOPBACK, InProcess, descriptors, receive_all, receive_exactly, wait_until
 from tests.system.targets import PATIENCE, Target, echo, never_answering, unused_port
@@ -151,6 +154,22 @@ def test_an_exit_names_no_address_that_its_policy_refuses(proxy: Proxy) -> None:
     assert said(proxy, data)[2:4] == b"\x05\x02"
 
 
+def test_an_exit_that_answers_another_question_loses_its_circuit(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name where addresses were asked for: no honest exit says that."""
+
+    def lie(circuit: RelayCircuit, stream_id: int, _host: str, _sought: Sought) -> None:
+        circuit._resolved(stream_id, [], EndReason.DONE, "liar.example")
+
+    monkeypatch.setattr(RelayCircuit, "_look_up", lie)
+    with network.client(2) as client:
+        before = client.circuits.circuits
+        with pytest.raises(Refused):
+            client.resolve("localhost")
+        assert any(circuit.ended_by is DestroyReason.PROTOCOL for circuit in before)
+
+
 # ---- passwords
 
 
@@ -238,7 +257,10 @@ def test_safe_socks_takes_addresses_that_this_port_looked_up(client: Client) -> 
         assert code_of(proxy, "SOCKS5", "127.0.0.1", target.port) == 0
 
 
-def test_a_program_is_warned_of_once_and_no_target_is_named(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_program_is_warned_of_once_and_no_target_is_named(
+    client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "PAUSE", 0.1)
     caplog.set_level(logging.INFO)
     with Target(echo) as target, serving(client) as proxy:
         for _ in range(3):
@@ -255,7 +277,10 @@ def test_a_program_is_warned_of_once_and_no_target_is_named(client: Client, capl
         assert str(target.port) not in record.getMessage()
 
 
-def test_a_program_that_cannot_be_found_is_told_by_its_credentials(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_program_that_cannot_be_found_is_told_by_its_credentials(
+    client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "PAUSE", 0.1)
     notices = AddressNotices(client.pump)
     gone = (("127.0.0.1", 1), ("127.0.0.1", 2))
     for otherwise in (("port", "a"), ("port", "a"), ("port", "b")):

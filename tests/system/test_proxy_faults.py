@@ -82,7 +82,9 @@ async def all_at_once(address: str, web: WebTarget, network: Launched, tally: Ta
 
 
 def test_a_password_given_to_the_launcher_is_in_no_command_line(network: Launched, tmp_path: Path) -> None:
-    with network.proxy(tmp_path / "client.log", "--proxy-auth", "alice:open-sesame") as address:
+    log = tmp_path / "client.log"
+    with network.proxy(log, "--proxy-auth", "alice:open-sesame", "--listen", "127.0.0.1:0") as address:
+        wait_until(lambda: log.read_text().count("ctrl-c ends it") == 2)  # two ports
         shown = Path(f"/proc/{network.client}/cmdline").read_bytes()
         assert b"client_tor.py" in shown
         assert b"sesame" not in shown
@@ -91,7 +93,7 @@ def test_a_password_given_to_the_launcher_is_in_no_command_line(network: Launche
             with socket.create_connection((host, int(port)), PATIENCE) as sock:
                 sock.sendall(b"\x05\x01\x02\x01\x05alice" + bytes([len(password)]) + password)
                 assert receive_exactly(sock, 4) == answer
-    assert "sesame" not in (tmp_path / "client.log").read_text()
+    assert "sesame" not in log.read_text()
 
 
 def test_500_requests_are_byte_exact_while_relays_are_killed_and_added(network: Launched, tmp_path: Path) -> None:
