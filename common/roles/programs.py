@@ -38,15 +38,26 @@ def programs_of(connections: Collection[Ends], proc: Path = Path("/proc")) -> di
     for process in sorted(processes, reverse=True):  # the newest first: they end soonest
         if len(found) == len(inodes):
             break
-        folder = f"{proc}/{process}"
-        try:
-            for descriptor in os.listdir(f"{folder}/fd"):
-                ends = inodes.get(os.readlink(f"{folder}/fd/{descriptor}"))
-                if ends is not None:
-                    found[ends] = _printable(Path(folder, "comm").read_text(errors="replace"))
-        except OSError:
-            continue  # another user's, or it has ended
+        folder = proc / str(process)
+        for ends in filter(None, map(inodes.get, _descriptors(folder))):
+            try:
+                found[ends] = _printable((folder / "comm").read_text(errors="replace"))
+            except OSError:
+                pass  # it has ended
     return found
+
+
+def _descriptors(process: Path) -> Iterator[str]:
+    """What a process has open; nothing for one of another user, or one that has ended."""
+    try:
+        names = os.listdir(process / "fd")
+    except OSError:
+        return
+    for name in names:
+        try:
+            yield os.readlink(f"{process}/fd/{name}")
+        except OSError:
+            pass  # closed while we looked
 
 
 def _sockets(proc: Path) -> Iterator[tuple[str, str]]:
