@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from common.errors import EndReason
-from common.wire.messages import BeginFlags, IPAddress
+from common.wire.messages import BeginFlags, IPAddress, Sought
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,11 @@ class OpenTarget:
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """An exit: look the name up, then `resolved`."""
+    """An exit: look the name's addresses up, or the address's name, then `resolved`."""
 
     stream_id: int
     host: str = field(repr=False)
+    sought: Sought = Sought.ADDRESSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Answered:
     stream_id: int
     reason: EndReason
     addresses: tuple[IPAddress, ...]
+    name: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

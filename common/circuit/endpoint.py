@@ -34,6 +34,7 @@ from common.wire.messages import (
     Resolve,
     Resolved,
     Sendme,
+    Sought,
     encode_data_header,
 )
 
@@ -106,7 +107,7 @@ class Endpoint:
                 self._receive_resolve(message, now, actions)
             case Resolved():
                 self._step(message.stream_id, Event.GOT_RESOLVED)
-                actions.append(Answered(message.stream_id, message.reason, message.addresses))
+                actions.append(Answered(message.stream_id, message.reason, message.addresses, message.name))
             case Drop():
                 pass
             case _:
@@ -124,7 +125,7 @@ class Endpoint:
         if len(self._streams) > MAX_OPEN_STREAMS:
             self.resolved(message.stream_id, EndReason.LIMIT, (), 0)
         else:
-            actions.append(LookUp(message.stream_id, message.host))
+            actions.append(LookUp(message.stream_id, message.host, message.sought))
 
     def _receive_sendme(self, message: Sendme, actions: list[Action]) -> None:
         stream = self._step(message.stream_id, Event.GOT_SENDME)
@@ -158,10 +159,10 @@ class Endpoint:
         self._outgoing.append((message, 0))
         return stream_id
 
-    def resolve(self, host: str, now: float) -> int:
-        """A client asks for the addresses of a name: the id that `Answered` will bear."""
+    def resolve(self, host: str, now: float, sought: Sought = Sought.ADDRESSES) -> int:
+        """A client asks for a name's addresses, or an address's name: the id that `Answered` will bear."""
         stream_id = self._next_id()
-        message = Resolve(stream_id, host).encode()
+        message = Resolve(stream_id, host, sought).encode()
         self._open(stream_id, Event.RESOLVE, now)
         self._outgoing.append((message, 0))
         return stream_id
@@ -175,10 +176,12 @@ class Endpoint:
         self.tell(Connected(stream_id, address, ttl))
         return True
 
-    def resolved(self, stream_id: int, reason: EndReason, addresses: tuple[IPAddress, ...], ttl: int) -> None:
+    def resolved(
+        self, stream_id: int, reason: EndReason, addresses: tuple[IPAddress, ...], ttl: int, name: str = ""
+    ) -> None:
         """An exit answers a `LookUp`."""
         self._step(stream_id, Event.RESOLVED)
-        self.tell(Resolved(stream_id, reason, addresses, ttl))
+        self.tell(Resolved(stream_id, reason, addresses, ttl, name))
 
     def may_send(self, stream_id: int) -> bool:
         """Whether the stream's state allows DATA."""

@@ -15,7 +15,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, overload
 
@@ -23,6 +23,7 @@ from common.crypto.handshake import Suite
 from common.directory.addresses import Address
 from common.errors import ConfigError
 from common.ops.options import OPTIONS, GatewayPin, Option, is_network_file, to_toml
+from common.wire.socks import Credentials, Isolate
 
 PROJECT = Path(__file__).resolve().parents[2]  # where the scripts are
 PREFIX = "TOR_NETWORK_"
@@ -67,7 +68,10 @@ class ClientConfig:
     state: Path
     hops: tuple[int, int]
     suite: Suite
-    socks_listen: Address
+    socks_listen: tuple[Address, ...]
+    proxy_auth: Credentials | None = field(repr=False)
+    isolate: frozenset[Isolate]
+    safe_socks: bool
     log_level: str
 
 
@@ -110,13 +114,21 @@ def build_parser(role: str) -> argparse.ArgumentParser:
             shared.add_argument("--gateway-key", metavar="HEX", action="append", help="the key of each --gateway")
         else:
             text = option.help.replace("%", "%%") + f" [{option.default}]" * bool(option.default)
-            shared.add_argument(option.flag, metavar=option.metavar, dest=option.name, help=text)
+            _add_option(shared, option, text)
     shared.add_argument("--show-config", action="store_true", help="print each value with its source, and end")
     script = "client_tor.py" if role == "client" else f"{role}.py"
     parser = _Parser(prog=script, parents=[shared], allow_abbrev=False, argument_default=argparse.SUPPRESS)
     if role == "client":
         _add_commands(parser, shared)
     return parser
+
+
+def _add_option(parser: argparse.ArgumentParser, option: Option, text: str) -> None:
+    if option.switch:
+        parser.add_argument(option.flag, dest=option.name, action="store_true", help=text)
+        return
+    action = "append" if option.many else "store"
+    parser.add_argument(option.flag, metavar=option.metavar, dest=option.name, action=action, help=text)
 
 
 def _add_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
@@ -130,7 +142,8 @@ def _add_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentPars
     web = add("web", "fetch a web page through the network and show it as text")
     web.add_argument("argument", metavar="URL")
     socks = add("socks", "open the proxy port")
-    socks.add_argument("--listen", metavar="H:P", dest="socks_listen", help="address of the proxy port")
+    text = "address of the proxy port; repeatable"
+    socks.add_argument("--listen", metavar="H:P", dest="socks_listen", action="append", help=text)
 
 
 @overload
@@ -176,7 +189,7 @@ def _load(
     settings |= _from_network_file(role, settings)
     values = {option.name: _value(option, settings[option.name]) for option in OPTIONS[role]}
     if given.get("show_config"):
-        print(_shown(settings))
+        print(_shown(role, settings))
         raise SystemExit(0)
     config = _CLASSES[role](**values)
     _check(role, config)
@@ -272,7 +285,8 @@ def _value(option: Option, setting: _Setting) -> Any:
     try:
         value = option.parse(setting.raw)
     except ValueError as error:
-        raise ConfigError(f"{setting.source}: {setting.label}: {setting.raw!r} is not {error}") from None
+        shown = "the value" if option.secret else repr(setting.raw)
+        raise ConfigError(f"{setting.source}: {setting.label}: {shown} is not {error}") from None
     return Path(value) if option.name == "state" else value
 
 
@@ -294,6 +308,8 @@ def _unknown(name: str, known: Iterable[str]) -> str:
     return "unknown option; " + (f"did you mean {near[0]}?" if near else "known are " + ", ".join(sorted(known)))
 
 
-def _shown(settings: Mapping[str, _Setting]) -> str:
+def _shown(role: str, settings: Mapping[str, _Setting]) -> str:
     width = max(len(name) for name in settings)
-    return "\n".join(f"{name:{width}} = {to_toml(s.raw)}  # {s.source}" for name, s in settings.items())
+    hidden = {option.name for option in OPTIONS[role] if option.secret and settings[option.name].raw}
+    raws = {name: "(hidden)" if name in hidden else setting.raw for name, setting in settings.items()}
+    return "\n".join(f"{name:{width}} = {to_toml(raws[name])}  # {s.source}" for name, s in settings.items())

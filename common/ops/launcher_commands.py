@@ -20,10 +20,10 @@ from rich.table import Table
 from common.directory.quorum import majority
 from common.errors import ConfigError, DirectoryError, OnionError
 from common.net.deadline import Deadline
-from common.ops.config import PROJECT, load
+from common.ops.config import PREFIX, PROJECT, load
 from common.ops.launcher_state import GATEWAY, NETWORK_FILE, RELAY, Folder, Process, Ready, Settings, is_gateway
 from common.ops.lifecycle import FAILED
-from common.ops.options import GatewayPin, parse_address
+from common.ops.options import OPTIONS, GatewayPin, parse_address
 
 SCRIPT = "./launch_network.sh"
 DEFAULT_STATE = PROJECT / ".network"
@@ -33,6 +33,20 @@ _PROXY_PORT = 9050  # where programs look for such a proxy
 _LOOK = 0.02  # seconds between looks at what a daemon has written
 _ASK = 0.1  # seconds between questions to the gateway: each is a connection
 _SHOWN_LINES = 15  # of the log of a daemon that died
+
+
+def hide_secrets(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The client's arguments without secret options, and these as environment: others see a command line."""
+    left = list(arguments)
+    hidden: dict[str, str] = {}
+    for option in OPTIONS["client"]:
+        for at, word in reversed(list(enumerate(left))):
+            flag, equals, value = word.partition("=")
+            if not option.secret or flag != option.flag or not (equals or left[at + 1 :]):
+                continue
+            hidden.setdefault(PREFIX + option.name.upper(), value if equals else left[at + 1])
+            del left[at : at + (1 if equals else 2)]
+    return left, hidden
 
 
 def ask_gateway(client_config: Path) -> set[str]:
@@ -177,8 +191,10 @@ class Launcher:
         if not config.is_file():
             raise OnionError(f"no network here yet; start one: {self._command('5')}")
         script = str(self._scripts / "client_tor.py")
+        arguments, secrets = hide_secrets(arguments)
+        environ = os.environ | secrets
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, script, "--config", str(config), *arguments])  # noqa: S606
+        os.execve(sys.executable, [sys.executable, script, "--config", str(config), *arguments], environ)  # noqa: S606
 
     def _start_gateways(self, settings: Settings) -> None:
         """Starts them together; then their addresses and keys are known, and stay for a restart."""
@@ -272,7 +288,7 @@ class Launcher:
             print(f"too few relays for paths of {config.hops[0]}: they will be shorter")
         print(f"prompt: {self._command('client')}")
         print(f"proxy:  {self._command('client socks')}")
-        print(f"        curl --proxy socks5h://{config.socks_listen} https://example.org/")
+        print(f"        curl --proxy socks5h://{config.socks_listen[0]} https://example.org/")
         print(f"join:   ./relay.py --network {self._state / NETWORK_FILE} --nickname NAME")
         print(f"stop:   {self._command('stop')}")
 

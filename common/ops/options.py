@@ -5,6 +5,7 @@ be right, as in "host:port"; who calls it knows the source and the option's name
 in the table and one field in the role's dataclass in `config`.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from common.directory.addresses import Address
 from common.directory.descriptor import NETWORK, NICKNAME
 from common.directory.exit_policy import ExitPolicy
 from common.errors import Malformed
+from common.wire.socks import MAX_FIELD, Credentials, Isolate
 
 KEY_SIZE = 32  # an Ed25519 public key
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -42,6 +44,9 @@ class Option:
     metavar: str
     help: str
     required: bool = False
+    many: bool = False  # a list: a flag that may be repeated
+    switch: bool = False  # on or off: a flag without a value
+    secret: bool = False  # never shown
 
     @property
     def flag(self) -> str:
@@ -57,6 +62,49 @@ def parse_address(raw: Any) -> Address:
 def parse_listen(raw: Any) -> Address:
     """The address to listen on; port 0 takes any free one."""
     return _address(raw, addresses.parse_listen, "host:port (port 0 to 65535)")
+
+
+def parse_listens(raw: Any) -> tuple[Address, ...]:
+    """One address to listen on or several: a list, or a text with commas."""
+    texts = raw if isinstance(raw, list) else [raw]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError("host:port (port 0 to 65535), or a list of them")
+    found = tuple(parse_listen(part.strip()) for text in texts for part in text.split(","))
+    fixed = [address for address in found if address.port]
+    if len(set(fixed)) != len(fixed):
+        raise ValueError("a list in which each address stands once")
+    return found
+
+
+def parse_proxy_auth(raw: Any) -> Credentials | None:
+    """The user and password that programs must give; None when they need none."""
+    if raw == "":
+        return None
+    user, colon, password = raw.partition(":") if isinstance(raw, str) else ("", "", "")
+    if not colon or not all(0 < len(os.fsencode(part)) <= MAX_FIELD for part in (user, password)):
+        raise ValueError("user:password, each of 1 to 255 bytes")
+    return user, password
+
+
+def parse_isolate(raw: Any) -> frozenset[Isolate]:
+    """What keeps requests apart."""
+    words = [word.strip() for word in raw.split(",")] if isinstance(raw, str) else [""]
+    if words == ["none"]:
+        return frozenset()
+    try:
+        return frozenset(map(Isolate, words))
+    except ValueError:
+        raise ValueError("a list of credentials, target, port, listener with commas, or none") from None
+
+
+def parse_switch(raw: Any) -> bool:
+    """On or off."""
+    known = {"true": True, "false": False}
+    if isinstance(raw, bool):
+        return raw
+    if raw not in known:
+        raise ValueError("true or false")
+    return known[raw]
 
 
 def _address(raw: Any, parse: Callable[[str], Address], right: str) -> Address:
@@ -197,7 +245,37 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _state("client-state"),
         Option("hops", "3-5", parse_hops, "N|MIN-MAX", f"relays on a path, 1 to {MAX_HOPS}"),
         Option("suite", "fernet", _parse_suite, "NAME", "cipher of the layers: fernet, or aes-gcm for speed"),
-        Option("socks_listen", "127.0.0.1:9050", parse_listen, "H:P", "address of the proxy port"),
+        Option(
+            "socks_listen",
+            "127.0.0.1:9050",
+            parse_listens,
+            "H:P",
+            "address of the proxy port; several: a list",
+            many=True,
+        ),
+        Option(
+            "proxy_auth",
+            "",
+            parse_proxy_auth,
+            "USER:PASSWORD",
+            "what programs must give to the proxy port; others see a command line, so rather set it in a file",
+            secret=True,
+        ),
+        Option(
+            "isolate",
+            "credentials",
+            parse_isolate,
+            "LIST",
+            "what keeps requests on separate circuits: credentials, target, port, listener, or none",
+        ),
+        Option(
+            "safe_socks",
+            False,
+            parse_switch,
+            "",
+            "refuse targets given to the proxy port by address, not by name",
+            switch=True,
+        ),
         _log_level("warning"),
     ),
 }
@@ -214,7 +292,9 @@ def example(role: str) -> str:
 
 
 def to_toml(raw: Any) -> str:
-    """A text, a number, a table, or a list of them as TOML writes them."""
+    """A text, a number, true or false, a table, or a list of them as TOML writes them."""
+    if isinstance(raw, bool):
+        return str(raw).lower()
     if isinstance(raw, list):
         return "[" + ", ".join(to_toml(item) for item in raw) + "]"
     if isinstance(raw, dict):

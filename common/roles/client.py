@@ -25,7 +25,7 @@ from common.roles.pool import CircuitPool, PathWishes
 from common.roles.stream_socket import StreamSocket
 from common.roles.wish import Isolation, Opening, Question, Wish
 from common.wire.codec import pack_short_string
-from common.wire.messages import IPAddress
+from common.wire.messages import IPAddress, Resolve, Sought
 
 OPEN_TIMEOUT = 30.0  # seconds for a stream, all tries together: what browsers and ssh wait
 START_TIMEOUT = 60.0  # seconds until the first circuit
@@ -166,23 +166,39 @@ class Client:
     ) -> tuple[IPAddress, ...]:
         """The addresses of a name, looked up at an exit; waits. Raises `Refused`."""
         done = threading.Event()
-        answers: list[tuple[EndReason, tuple[IPAddress, ...]]] = []
+        answers: list[tuple[EndReason, tuple[IPAddress, ...], str]] = []
 
-        def answered(reason: EndReason, addresses: tuple[IPAddress, ...]) -> None:
-            answers.append((reason, addresses))
+        def answered(reason: EndReason, addresses: tuple[IPAddress, ...], name: str) -> None:
+            answers.append((reason, addresses, name))
             done.set()
 
         self.ask(Question(host, answered, isolation), timeout)
         done.wait()
-        reason, addresses = answers[0]
+        reason, addresses, _ = answers[0]
         if not addresses:
             raise Refused(reason, f"no address was found for {host}")
         return addresses
 
+    def reverse(self, address: str, isolation: Isolation = (), timeout: float = OPEN_TIMEOUT) -> str:
+        """The name of an address, looked up at an exit; waits. Raises `Refused`."""
+        done = threading.Event()
+        answers: list[tuple[EndReason, str]] = []
+
+        def answered(reason: EndReason, _addresses: tuple[IPAddress, ...], name: str) -> None:
+            answers.append((reason, name))
+            done.set()
+
+        self.ask(Question(address, answered, isolation, Sought.NAME), timeout)
+        done.wait()
+        reason, name = answers[0]
+        if not name:
+            raise Refused(reason, f"no name was found for {address}")
+        return name
+
     def ask(self, question: Question, timeout: float = OPEN_TIMEOUT) -> None:
-        """Looks a name up; never waits, the question's callback tells."""
+        """Looks a name or an address up; never waits, the question's callback tells."""
         try:
-            pack_short_string(question.host)
+            Resolve(1, question.host, question.sought).encode()
         except Malformed:
             question.fail(EndReason.NOT_FOUND)
             return

@@ -9,7 +9,7 @@ from common.circuit.endpoint import MAX_OPEN_STREAMS
 from common.circuit.origin import Origin, PathHop
 from common.crypto.handshake import Suite
 from common.directory.document import RelayEntry
-from common.errors import Closed, DestroyReason, EndReason
+from common.errors import Closed, DestroyReason, EndReason, Unexpected
 from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.plug import Plug
@@ -18,10 +18,9 @@ from common.roles.circuit_end import Attachment, CircuitEnd
 from common.roles.links import Links, Touched
 from common.roles.wish import RETRIED, Isolation, Opening, Question, Wish
 from common.wire.cells import Command
-from common.wire.messages import IPAddress
+from common.wire.messages import IPAddress, Sought
 
 MAX_STREAMS = 60_000  # of the 65,535 ids: room for what is asked for while the next circuit is built
-
 
 
 def path_hop(entry: RelayEntry) -> PathHop:
@@ -156,7 +155,7 @@ class ClientCircuit(CircuitEnd):
         with self.lock:
             if self.closed:
                 raise Closed("the circuit has ended", self.ended_by)
-            self._questions[self.endpoint.resolve(question.host, monotonic())] = question
+            self._questions[self.endpoint.resolve(question.host, monotonic(), question.sought)] = question
             self.queue_cells()
         self.link.flush()
 
@@ -214,9 +213,13 @@ class ClientCircuit(CircuitEnd):
                 stream = self.attachments.get(stream_id)
                 if isinstance(stream, ClientStream):
                     stream.opened(address)
-            case Answered(stream_id, reason, addresses):
-                question = self._questions.pop(stream_id, None)
-                if question is not None:  # else the circuit has ended meanwhile, and it is asked elsewhere
-                    question.answer(reason, addresses)
+            case Answered(stream_id, reason, addresses, name):
+                question = self._questions.get(stream_id)
+                if question is None:
+                    return  # the circuit has ended meanwhile, and it is asked elsewhere
+                if addresses if question.sought is Sought.NAME else name:
+                    raise Unexpected("the answer to another question")
+                if self._questions.pop(stream_id, None) is not None:
+                    question.answer(reason, addresses, name)
             case _:
                 self.perform(action, touched)

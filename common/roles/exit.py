@@ -13,10 +13,11 @@ from ipaddress import ip_address
 
 from common.directory.addresses import Address, unmap
 from common.directory.exit_policy import ExitPolicy
-from common.errors import EndReason
+from common.errors import EndReason, Malformed
 from common.net.plug import Plug
 from common.net.pump import Pump
 from common.roles.circuit_end import Attachment, CircuitEnd
+from common.wire.codec import pack_short_string
 from common.wire.messages import MAX_ANSWERS, BeginFlags, IPAddress
 
 CONNECT_TIMEOUT = 10.0  # seconds for each address of a target; a client waits about 30 in all
@@ -87,13 +88,7 @@ class Exit:
         else:
             done([literal], EndReason.DONE)
             return
-        if not self._room.acquire(blocking=False):
-            done([], EndReason.LIMIT)
-            return
-        try:
-            self._resolvers.submit(self._resolve, host, flags, done)
-        except RuntimeError:  # closed
-            done([], EndReason.CIRCUIT_CLOSED)
+        self._submit(lambda: self._resolve(host, flags, done), lambda reason: done([], reason))
 
     def _resolve(self, host: str, flags: BeginFlags, done: Callable[[list[IPAddress], EndReason], None]) -> None:
         addresses: list[IPAddress] = []
@@ -108,6 +103,33 @@ class Exit:
         self._room.release()
         reason = EndReason.DONE if addresses else failure
         self.pump.call(lambda: done(addresses[:MAX_ANSWERS], reason))
+
+    def look_up_name(self, address: IPAddress, done: Callable[[str, EndReason], None]) -> None:
+        """Calls `done` with the name of an address, or "" and why there is none; as `look_up`."""
+        if not self.answerable([address]):
+            done("", EndReason.POLICY)
+            return
+        self._submit(lambda: self._resolve_name(address, done), lambda reason: done("", reason))
+
+    def _resolve_name(self, address: IPAddress, done: Callable[[str, EndReason], None]) -> None:
+        name = ""
+        try:
+            found = socket.gethostbyaddr(str(address))[0]
+            pack_short_string(found)
+            name = found
+        except (OSError, UnicodeError, Malformed):
+            pass  # whatever the resolver says, the client is told "not found"
+        self._room.release()
+        self.pump.call(lambda: done(name, EndReason.DONE if name else EndReason.NOT_FOUND))
+
+    def _submit(self, work: Callable[[], None], refused: Callable[[EndReason], None]) -> None:
+        if not self._room.acquire(blocking=False):
+            refused(EndReason.LIMIT)
+            return
+        try:
+            self._resolvers.submit(work)
+        except RuntimeError:  # closed
+            refused(EndReason.CIRCUIT_CLOSED)
 
 
 class ExitStream(Attachment):

@@ -1,12 +1,14 @@
-"""The proxy port: SOCKS5, SOCKS4a and HTTP CONNECT on one port, each request a stream of the network.
+"""The proxy port: SOCKS5, SOCKS4, SOCKS4a and HTTP CONNECT on one port, each request a stream of the network.
 
-The program's socket is handed to the stream as it is. Names go to the exit: this process resolves none. User and
-password of a request are its isolation key: requests with different ones never share a circuit.
+The program's socket is handed to the stream as it is. Names go to the exit: this process resolves none. What keeps
+requests apart is said by `ProxyRules`: requests that differ in it never share a circuit.
 """
 
 import logging
 import socket
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Protocol as TypingProtocol
 
@@ -14,14 +16,26 @@ from common.directory.addresses import Address
 from common.errors import ConfigError, EndReason
 from common.net.plug import Plug
 from common.net.pump import Pump, Timer
-from common.roles.wish import Opening, Question
+from common.roles.programs import AddressNotices, Ends
+from common.roles.wish import Isolation, Opening, Question
 from common.wire.http_connect import HttpHandshake, detect
-from common.wire.messages import BeginFlags, IPAddress
-from common.wire.socks import UNBOUND, Credentials, Fail, Handshake, Protocol, ProxyCommand, Request, Send
+from common.wire.messages import BeginFlags, IPAddress, Sought
+from common.wire.socks import (
+    UNBOUND,
+    Credentials,
+    Fail,
+    Handshake,
+    Isolate,
+    Protocol,
+    ProxyCommand,
+    Request,
+    Send,
+)
 
 HANDSHAKE_TIME = 30.0  # seconds a program may take to say what it wants: some wait for a person's password
 _BACKLOG = 1_024  # connections the kernel keeps while the pump is busy: a browser opens dozens at once
 _READ = 4_096  # bytes of handshake read at once
+_MAX_ANSWERS = 4_096  # addresses remembered as answers of RESOLVE: a program uses one soon after it got it
 
 _logger = logging.getLogger(__name__)
 
@@ -38,27 +52,81 @@ class Streams(TypingProtocol):
         """Looks a name up at an exit; never waits."""
 
 
+@dataclass(frozen=True, slots=True)
+class ProxyRules:
+    """`required`: user and password every program must give; `safe`: targets by address are refused."""
+
+    required: Credentials | None = field(default=None, repr=False)
+    isolate: frozenset[Isolate] = frozenset({Isolate.CREDENTIALS})
+    safe: bool = False
+
+
 class Proxy:
     """Listens from its construction on; serves from `start` to `stop`."""
 
-    def __init__(self, streams: Streams, listen: Address, required: Credentials | None = None) -> None:
-        """`required`: user and password every program must give. Raises `ConfigError` when it cannot listen."""
-        self._streams = streams
-        self._required = required
+    def __init__(
+        self,
+        streams: Streams,
+        listen: Address,
+        rules: ProxyRules = ProxyRules(),
+        notices: AddressNotices | None = None,
+    ) -> None:
+        """Several ports of one client share `notices`. Raises `ConfigError` when it cannot listen."""
+        self.streams = streams
+        self.rules = rules
+        self._notices = notices or AddressNotices(streams.pump)
+        self._answers_lock = threading.Lock()  # guards `_answers`
+        self._answers: dict[str, None] = {}  # what RESOLVE told, oldest first
         self._sock = _listen(listen)
         self.address = Address(*self._sock.getsockname()[:2])
         self._stop: Callable[[], None] = self._sock.close
 
     def start(self) -> None:
         """Serves on the client's pump."""
-        self._stop = self._streams.pump.listen(self._sock, self._accepted)
+        self._stop = self.streams.pump.listen(self._sock, self._accepted)
 
     def stop(self) -> None:
         """Accepts no more; streams go on."""
         self._stop()
+        self._notices.close()
+
+    def isolation(self, request: Request) -> Isolation:
+        """The key of a request. Its length tells whether there are credentials in it, so no two kinds agree."""
+        isolate = self.rules.isolate
+        key: list[str] = ["proxy"]
+        if Isolate.CREDENTIALS in isolate:
+            key += request.isolation or ()
+        if Isolate.TARGET in isolate:
+            key.append(request.host.lower().rstrip("."))
+        if Isolate.PORT in isolate:
+            key.append(str(request.port))
+        if Isolate.LISTENER in isolate:
+            key.append(str(self.address))
+        return tuple(key)
+
+    def told(self, address: str) -> None:
+        """RESOLVE gave this address to a program, which may now ask for it."""
+        with self._answers_lock:
+            self._answers.pop(address, None)
+            self._answers[address] = None
+            if len(self._answers) > _MAX_ANSWERS:
+                del self._answers[next(iter(self._answers))]
+
+    def may_leak(self, request: Request) -> bool:
+        """Whether the program may have looked a name up by itself: it asks for an address not learned here."""
+        return request.command is ProxyCommand.CONNECT and request.literal_ip and request.host not in self._answers
+
+    def warn(self, request: Request, ends: Ends, then: Callable[[], None]) -> None:
+        """Says once that a program asks for addresses; `then` goes on with the request."""
+        self._notices.note(ends, (str(self.address), *(request.isolation or ())), then)
 
     def _accepted(self, sock: socket.socket) -> None:
-        _Conversation(self._streams, self._required).begin(sock)
+        try:
+            ends = (sock.getpeername()[:2], sock.getsockname()[:2])
+        except OSError:  # it is gone already
+            sock.close()
+            return
+        _Conversation(self, ends).begin(sock)
 
 
 def _listen(address: Address) -> socket.socket:
@@ -78,9 +146,10 @@ def _listen(address: Address) -> socket.socket:
 class _Conversation:
     """One program's connection until its stream is open: a `PlugOwner`. The pump's thread, but for answers."""
 
-    def __init__(self, streams: Streams, required: Credentials | None) -> None:
-        self._streams = streams
-        self._required = required
+    def __init__(self, proxy: Proxy, ends: Ends) -> None:
+        self._proxy = proxy
+        self._streams = proxy.streams
+        self._ends = ends
         self._handshake: Handshake | HttpHandshake | None = None
         self._asked = False
         self._timer: Timer | None = None
@@ -108,7 +177,7 @@ class _Conversation:
                 self._end(plug)
                 return
             make = HttpHandshake if protocol is Protocol.HTTP else Handshake
-            self._handshake = make(self._required)
+            self._handshake = make(self._proxy.rules.required)
         for step in self._handshake.receive(data):
             match step:
                 case Send(answer):
@@ -136,17 +205,35 @@ class _Conversation:
     # ---- helpers
 
     def _serve(self, plug: Plug, handshake: Handshake | HttpHandshake, request: Request) -> None:
-        isolation = ("proxy", *(request.isolation or ()))
+        if not self._proxy.may_leak(request):
+            self._carry(plug, handshake, request)
+            return
+
+        def go_on() -> None:
+            if self._proxy.rules.safe:
+                plug.write(handshake.refused(EndReason.POLICY))
+                plug.close()
+            else:
+                self._carry(plug, handshake, request)
+
+        self._proxy.warn(request, self._ends, go_on)
+
+    def _carry(self, plug: Plug, handshake: Handshake | HttpHandshake, request: Request) -> None:
+        """Gives the request to the network."""
+        isolation = self._proxy.isolation(request)
 
         def refused(reason: EndReason) -> None:
             plug.write(handshake.refused(reason))
             plug.close()
 
-        def resolved(reason: EndReason, addresses: tuple[IPAddress, ...]) -> None:
-            if not addresses:
-                refused(reason)
+        def resolved(reason: EndReason, addresses: tuple[IPAddress, ...], name: str) -> None:
+            answer = name or _pick(addresses, ipv4_only=handshake.protocol is Protocol.SOCKS4)
+            if not answer:
+                refused(EndReason.NOT_FOUND if addresses else reason)
                 return
-            plug.write(handshake.granted((str(addresses[0]), 0)))
+            if not name:
+                self._proxy.told(answer)
+            plug.write(handshake.granted((answer, 0)))
             plug.close()
 
         match request.command:
@@ -166,6 +253,8 @@ class _Conversation:
                 )
             case ProxyCommand.RESOLVE:
                 self._streams.ask(Question(request.host, resolved, isolation))
+            case ProxyCommand.RESOLVE_PTR:
+                self._streams.ask(Question(str(ip_address(request.host)), resolved, isolation, Sought.NAME))
             case _:
                 plug.write(handshake.unsupported())
                 plug.close()
@@ -189,3 +278,9 @@ def _flags(request: Request) -> BeginFlags:
     if not request.literal_ip:
         return BeginFlags.ANY
     return BeginFlags.IPV4_ONLY if ip_address(request.host).version == 4 else BeginFlags.IPV6_ONLY
+
+
+def _pick(addresses: tuple[IPAddress, ...], ipv4_only: bool) -> str:
+    """The one address that fits into a reply: IPv4 first, which every program takes; "" when there is none."""
+    fours = [address for address in addresses if address.version == 4]
+    return str(next(iter(fours if ipv4_only else [*fours, *addresses]), ""))

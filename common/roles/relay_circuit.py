@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from ipaddress import ip_address
 from time import monotonic
 
 from common.circuit.actions import Action, ExtendTo, LookUp, OpenTarget, PassOn
@@ -12,7 +13,7 @@ from common.roles.circuit_end import CircuitEnd
 from common.roles.exit import TTL, Exit, ExitStream
 from common.roles.links import Links, Touched
 from common.wire.cells import Command
-from common.wire.messages import BeginFlags, IPAddress
+from common.wire.messages import BeginFlags, IPAddress, Sought
 
 _logger = logging.getLogger(__name__)
 
@@ -64,8 +65,8 @@ class RelayCircuit(CircuitEnd):
                 self.dial(self, action, touched)
             case OpenTarget(stream_id, host, port, flags):
                 self._open(stream_id, host, port, flags)
-            case LookUp(stream_id, host):
-                self._look_up(stream_id, host)
+            case LookUp(stream_id, host, sought):
+                self._look_up(stream_id, host, sought)
             case _:
                 self.perform(action, touched)
 
@@ -81,22 +82,27 @@ class RelayCircuit(CircuitEnd):
             self.attachments[stream_id] = stream
         self._exit.look_up(host, flags, stream.dial)
 
-    def _look_up(self, stream_id: int, host: str) -> None:
+    def _look_up(self, stream_id: int, host: str, sought: Sought) -> None:
         if not self.may_begin():
             self._resolved(stream_id, [], EndReason.LIMIT)
         elif not self._exit.is_exit:
             self._resolved(stream_id, [], EndReason.POLICY)
+        elif sought is Sought.NAME:
+            address = ip_address(host)
+            self._exit.look_up_name(address, lambda name, reason: self._resolved(stream_id, [], reason, name))
         else:
             self._exit.look_up(
                 host, BeginFlags.ANY, lambda found, reason: self._resolved(stream_id, found, reason)
             )
 
-    def _resolved(self, stream_id: int, found: list[IPAddress], reason: EndReason) -> None:
+    def _resolved(self, stream_id: int, found: list[IPAddress], reason: EndReason, name: str = "") -> None:
         told = tuple(self._exit.answerable(found))
+        if found and not told:
+            reason = EndReason.NOT_FOUND
         with self.lock:
             if self.closed:
                 return
-            self.endpoint.resolved(stream_id, reason if told or not found else EndReason.NOT_FOUND, told, TTL)
+            self.endpoint.resolved(stream_id, reason, told, TTL, name)
             self.queue_cells()
         self.link.flush()
 

@@ -14,7 +14,7 @@ from common.directory.descriptor import Descriptor
 from common.errors import EndReason
 from common.net.plug import Plug
 from common.net.pump import Timer
-from common.wire.messages import BeginFlags, IPAddress
+from common.wire.messages import BeginFlags, IPAddress, Sought
 
 if TYPE_CHECKING:
     from common.roles.client_circuit import ClientCircuit
@@ -25,7 +25,7 @@ RETRIED = frozenset({EndReason.POLICY, EndReason.LIMIT, EndReason.INTERNAL, EndR
 WEB_PORTS = (80, 443)
 
 Isolation = tuple[str, ...]
-Answer = Callable[[EndReason, tuple[IPAddress, ...]], None]
+Answer = Callable[[EndReason, tuple[IPAddress, ...], str], None]  # addresses or a name; neither says why
 
 
 class Wish(ABC):
@@ -135,12 +135,15 @@ def _literal(host: str) -> IPAddress | None:
 
 
 class Question(Wish):
-    """A name to look up."""
+    """A name to look up, or the address of one."""
 
-    def __init__(self, host: str, done: Answer, isolation: Isolation = ()) -> None:
-        """`done` hears the reason and the addresses, on the thread where the answer arrives."""
+    def __init__(
+        self, host: str, done: Answer, isolation: Isolation = (), sought: Sought = Sought.ADDRESSES
+    ) -> None:
+        """`done` hears the reason and the answer, on the thread where it arrives."""
         super().__init__(isolation)
         self.host = host
+        self.sought = sought
         self._done = done
 
     @property
@@ -149,17 +152,22 @@ class Question(Wish):
         return None
 
     def fits(self, exit_: Descriptor) -> bool:
-        """Relays that let nothing out look nothing up either."""
-        return exit_.identity not in self.avoid and any(map(exit_.policy.may_allow_port, WEB_PORTS))
+        """Relays that let nothing out look nothing up either, nor name an address that they do not reach."""
+        if exit_.identity in self.avoid:
+            return False
+        address = _literal(self.host)
+        if self.sought is Sought.NAME and address is not None:
+            return any(exit_.policy.allows(address, port) for port in WEB_PORTS)
+        return any(map(exit_.policy.may_allow_port, WEB_PORTS))
 
     def begin_on(self, circuit: "ClientCircuit") -> None:
         """See `Wish`."""
         circuit.resolve(self)
 
-    def answer(self, reason: EndReason, addresses: tuple[IPAddress, ...]) -> None:
+    def answer(self, reason: EndReason, addresses: tuple[IPAddress, ...], name: str) -> None:
         """The exit's answer."""
         if self.settle():
-            self._done(reason, addresses)
+            self._done(reason, addresses, name)
 
     def _refuse(self, reason: EndReason) -> None:
-        self._done(reason, ())
+        self._done(reason, (), "")

@@ -46,6 +46,11 @@ class Reader:
             raise Malformed("not a printable name")
         return raw.decode("ascii")
 
+    @property
+    def left(self) -> int:
+        """How many bytes have not been taken."""
+        return len(self._data) - self._at
+
     def done(self) -> None:
         """Raises `Malformed` when bytes are left over."""
         if self._at != len(self._data):

@@ -9,6 +9,7 @@ are required. No bytes raise.
 import base64
 import binascii
 import re
+from dataclasses import dataclass
 
 from common.errors import EndReason
 from common.wire.socks import (
@@ -29,24 +30,45 @@ from common.wire.socks import (
 MAX_HEAD = 16_384  # what common web servers take: cookies do not come here, so it is ample
 _END = b"\r\n\r\n"
 
+# Answers are for who opened this port, and nothing that a page from elsewhere may frame, read or run.
+_GUARDS = (
+    "Content-Security-Policy: default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy: same-origin",
+    "X-Content-Type-Options: nosniff",
+)
+
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9])\.[0-9]")
 _FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _AUTHORITY = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+):([0-9]{1,5})")
 _KNOWN_METHODS = frozenset({b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH"})
 
-STATUS_OF_REASON = {
-    EndReason.POLICY: "403 Forbidden",
-    EndReason.LIMIT: "503 Service Unavailable",
-    EndReason.TIMEOUT: "504 Gateway Timeout",
-}  # every other reason is 502
-_TEXT_OF_REASON = {
-    EndReason.REFUSED: "The target refuses the connection.",
-    EndReason.UNREACHABLE: "The target cannot be reached.",
-    EndReason.TIMEOUT: "The target did not answer in time.",
-    EndReason.NOT_FOUND: "No address is known for this name.",
-    EndReason.POLICY: "No exit of this network may connect there.",
-    EndReason.LIMIT: "Too much at once: try again in a moment.",
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """How a reason is told: a status of its own, the error type of RFC 9209, and a sentence."""
+
+    status: str
+    error: str
+    text: str
+
+
+_REFUSALS = {
+    EndReason.REFUSED: _Refusal("502 Bad Gateway", "connection_refused", "The target refuses the connection."),
+    EndReason.UNREACHABLE: _Refusal(
+        "503 Service Unavailable", "destination_ip_unroutable", "The target cannot be reached."
+    ),
+    EndReason.TIMEOUT: _Refusal("504 Gateway Timeout", "connection_timeout", "The target did not answer in time."),
+    EndReason.NOT_FOUND: _Refusal("404 Not Found", "dns_error", "No address is known for this name."),
+    EndReason.POLICY: _Refusal(
+        "403 Forbidden", "destination_ip_prohibited", "No exit of this network may connect there."
+    ),
+    EndReason.LIMIT: _Refusal(
+        "429 Too Many Requests", "connection_limit_reached", "Too much at once: try again in a moment."
+    ),
 }
+_OTHER = _Refusal(
+    "500 Internal Server Error", "proxy_internal_error", "The network could not carry this request: try again."
+)
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -61,7 +83,7 @@ the relays of the network.</p>
 <li><b>git</b>: <code>git -c http.proxy=socks5h://ADDRESS:PORT clone https://...</code>
 <li><b>ssh</b>: <code>ssh -o ProxyCommand='nc -X 5 -x ADDRESS:PORT %h %p' HOST</code>
 </ul>
-<p>It speaks SOCKS5, SOCKS4a and HTTP CONNECT. Different users or passwords never share a circuit.</p>
+<p>It speaks SOCKS5, SOCKS4, SOCKS4a and HTTP CONNECT. Different users or passwords never share a circuit.</p>
 </html>
 """
 
@@ -77,6 +99,8 @@ def detect(first: int) -> Protocol | None:
 
 class HttpHandshake:
     """One application's HTTP request. Not thread-safe."""
+
+    protocol = Protocol.HTTP
 
     def __init__(self, required: Credentials | None = None) -> None:
         self._required = required
@@ -105,8 +129,8 @@ class HttpHandshake:
 
     def refused(self, reason: EndReason) -> bytes:
         """The bytes that say why not; close after them."""
-        text = _TEXT_OF_REASON.get(reason, "The network could not carry this request: try again.")
-        return _response(STATUS_OF_REASON.get(reason, "502 Bad Gateway"), text)
+        refusal = _REFUSALS.get(reason, _OTHER)
+        return _response(refusal.status, refusal.text, f"Proxy-Status: proxy; error={refusal.error}")
 
     def unsupported(self) -> bytes:
         """The bytes that say that this request is not served here; close after them."""
@@ -186,6 +210,7 @@ def _response(status: str, text: str, *fields: str, kind: str = "text/plain", bo
         f"Content-Length: {len(content)}",
         "Connection: close",
         "Cache-Control: no-store",
+        *_GUARDS,
         *fields,
     ]
     return "\r\n".join(lines).encode() + _END + (content if body else b"")

@@ -48,6 +48,13 @@ class BeginFlags(IntFlag):
     IPV6_ONLY = 2
 
 
+class Sought(IntEnum):
+    """What a RESOLVE asks for."""
+
+    ADDRESSES = 0  # of a name
+    NAME = 1  # of an address
+
+
 class Direction(IntEnum):
     """What an END ends."""
 
@@ -233,39 +240,58 @@ class Extended:
 
 @dataclass(frozen=True, slots=True)
 class Resolve:
-    """Look a name up at the exit."""
+    """Look up at the exit: the addresses of a name, or the name of an address."""
 
     command: ClassVar = MessageCommand.RESOLVE
     stream_id: int
     host: str = field(repr=False)
+    sought: Sought = Sought.ADDRESSES
 
     def encode(self) -> bytes:
-        """host (length byte and name)."""
-        return _pack(self.command, self.stream_id, pack_short_string(self.host))
+        """what is sought (1), host (length byte and name, or address in its usual form); raises `Malformed`."""
+        if self.sought is Sought.NAME and not _is_address(self.host):
+            raise Malformed("the name of what is not an address")
+        return _pack(self.command, self.stream_id, bytes([self.sought]) + pack_short_string(self.host))
 
     @classmethod
     def decode(cls, stream_id: int, data: bytes) -> Self:
         """See `Begin.decode`."""
         reader = Reader(data)
-        host = reader.short_string()
+        sought, host = reader.u8(), reader.short_string()
         reader.done()
-        return cls(stream_id, host)
+        if sought not in (Sought.ADDRESSES, Sought.NAME):
+            raise Malformed("not a RESOLVE")
+        if sought == Sought.NAME and not _is_address(host):
+            raise Malformed("the name of what is not an address")
+        return cls(stream_id, host, Sought(sought))
+
+
+def _is_address(host: str) -> bool:
+    """Whether `host` is an address in its one usual form, without a zone."""
+    try:
+        return "%" not in host and str(ip_address(host)) == host
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The addresses of a name, or why there are none."""
+    """The addresses of a name, or the name of an address, or why there is no answer."""
 
     command: ClassVar = MessageCommand.RESOLVED
     stream_id: int
     reason: EndReason
     addresses: tuple[IPAddress, ...] = ()
     ttl: int = 0
+    name: str = field(default="", repr=False)
 
     def encode(self) -> bytes:
-        """reason (1), ttl (4), count (1), addresses (version byte and 4 or 16 bytes each)."""
+        """reason (1), ttl (4), count (1), addresses (version byte and 4 or 16 bytes each), then any name."""
         data = bytes([self.reason]) + U32.pack(self.ttl) + bytes([len(self.addresses)])
-        return _pack(self.command, self.stream_id, data + b"".join(map(_pack_address, self.addresses)))
+        data += b"".join(map(_pack_address, self.addresses))
+        if self.name:
+            data += pack_short_string(self.name)
+        return _pack(self.command, self.stream_id, data)
 
     @classmethod
     def decode(cls, stream_id: int, data: bytes) -> Self:
@@ -279,8 +305,11 @@ class Resolved:
         if count > MAX_ANSWERS:
             raise Malformed("too many addresses")
         addresses = tuple(_read_address(reader) for _ in range(count))
+        name = reader.short_string() if reader.left else ""
         reader.done()
-        return cls(stream_id, reason, addresses, ttl)
+        if name and addresses:
+            raise Malformed("both a name and addresses")
+        return cls(stream_id, reason, addresses, ttl, name)
 
 
 @dataclass(frozen=True, slots=True)

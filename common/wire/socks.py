@@ -26,7 +26,7 @@ Bound = tuple[str, int]  # host and port in a reply
 Credentials = tuple[str, str]  # user and password
 
 UNBOUND: Bound = ("0.0.0.0", 0)  # a reply that tells nothing about the exit
-_MAX_FIELD = 255  # user ids and names of SOCKS4 are bounded as those of SOCKS5 are by their length byte
+MAX_FIELD = 255  # user ids and names of SOCKS4 are bounded as those of SOCKS5 are by their length byte
 _NO_AUTH, _USER_PASSWORD, _NO_METHOD = 0, 2, 0xFF  # RFC 1928, section 3
 _IPV4, _NAME, _IPV6 = 1, 3, 4  # RFC 1928, section 5
 _ADDRESS_SIZES = {_IPV4: 4, _IPV6: 16}
@@ -41,6 +41,15 @@ class Protocol(Enum):
     HTTP = "HTTP"
 
 
+class Isolate(Enum):
+    """What, when it differs, keeps two requests off one circuit."""
+
+    CREDENTIALS = "credentials"
+    TARGET = "target"  # its host, in any case of letters
+    PORT = "port"  # the target's
+    LISTENER = "listener"  # the address of the proxy port
+
+
 class ProxyCommand(IntEnum):
     """What an application wants."""
 
@@ -52,6 +61,7 @@ class ProxyCommand(IntEnum):
 
 
 _COMMANDS = {int(command): command for command in ProxyCommand}
+_COMMANDS4 = {ProxyCommand.CONNECT, ProxyCommand.BIND, ProxyCommand.RESOLVE}  # its replies hold no name
 
 
 class Reply5(IntEnum):
@@ -69,7 +79,7 @@ class Reply5(IntEnum):
 
 
 class Reply4(IntEnum):
-    """SOCKS4 reply codes."""
+    """SOCKS4 reply codes. There is one for all refusals: the port field, unused there, holds the SOCKS5 code."""
 
     GRANTED = 90
     REJECTED = 91
@@ -78,11 +88,11 @@ class Reply4(IntEnum):
 
 REPLY5_OF_REASON = {
     EndReason.REFUSED: Reply5.REFUSED,
-    EndReason.UNREACHABLE: Reply5.HOST_UNREACHABLE,
+    EndReason.UNREACHABLE: Reply5.NETWORK_UNREACHABLE,
     EndReason.TIMEOUT: Reply5.TTL_EXPIRED,
     EndReason.NOT_FOUND: Reply5.HOST_UNREACHABLE,
     EndReason.POLICY: Reply5.NOT_ALLOWED,
-}  # every other reason is FAILURE
+}  # every other reason is FAILURE; each of these has a code of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +174,7 @@ def is_address(host: str) -> bool:
 
 def is_name(raw: bytes) -> bool:
     """Whether `raw` can stand for a host: 1 to 255 bytes of printable ASCII."""
-    return 0 < len(raw) <= _MAX_FIELD and all(0x21 <= byte <= 0x7E for byte in raw)
+    return 0 < len(raw) <= MAX_FIELD and all(0x21 <= byte <= 0x7E for byte in raw)
 
 
 class Handshake:
@@ -175,7 +185,7 @@ class Handshake:
         self._held = bytearray()
         self._state: Callable[[], Step | None] = self._version
         self._credentials: Credentials | None = None
-        self._protocol = Protocol.SOCKS5
+        self.protocol = Protocol.SOCKS5
         self._finished = False
 
     def receive(self, data: bytes) -> list[Step]:
@@ -208,7 +218,7 @@ class Handshake:
         if self._held[0] == 5:
             self._state = self._greeting5
         elif self._held[0] == 4:
-            self._protocol, self._state = Protocol.SOCKS4, self._request4
+            self.protocol, self._state = Protocol.SOCKS4, self._request4
         else:
             return Fail(b"", "neither SOCKS4 nor SOCKS5")
         return self._state()
@@ -267,14 +277,14 @@ class Handshake:
         held = self._held
         if len(held) < 8:
             return None
-        if held[1] not in _COMMANDS or held[1] == ProxyCommand.UDP_ASSOCIATE:
-            return Fail(reply4(Reply4.REJECTED), "unknown command")
+        if held[1] not in _COMMANDS4:
+            return Fail(self.unsupported(), "unknown command")
         named = held[4:7] == b"\0\0\0" and held[7] != 0  # SOCKS4a: 0.0.0.x says that a name follows the user id
         ends = [7]
         for _ in range(1 + named):
             start = ends[-1] + 1
-            end = held.find(0, start, start + _MAX_FIELD + 1)
-            if end < 0 and len(held) - start > _MAX_FIELD:
+            end = held.find(0, start, start + MAX_FIELD + 1)
+            if end < 0 and len(held) - start > MAX_FIELD:
                 return Fail(reply4(Reply4.REJECTED), "a field of more than 255 bytes")
             if end < 0:
                 return None
@@ -302,7 +312,9 @@ class Handshake:
         return Request(command, host, port, self._credentials, literal, self._take(len(self._held)))
 
     def _answer(self, code5: Reply5, code4: Reply4, bound: Bound = UNBOUND) -> bytes:
-        return reply5(code5, bound) if self._protocol is Protocol.SOCKS5 else reply4(code4, bound)
+        if self.protocol is Protocol.SOCKS5:
+            return reply5(code5, bound)
+        return reply4(code4, bound if code4 is Reply4.GRANTED else (UNBOUND[0], code5))
 
     def _take(self, count: int) -> bytes:
         taken = bytes(self._held[:count])

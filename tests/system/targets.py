@@ -39,8 +39,8 @@ def digest_of(size: int) -> str:
 class Target:
     """A TCP server whose `serve` runs on a thread for each connection, which is closed after it."""
 
-    def __init__(self, serve: Serve, family: socket.AddressFamily = socket.AF_INET) -> None:
-        host = "127.0.0.1" if family == socket.AF_INET else "::1"
+    def __init__(self, serve: Serve, family: socket.AddressFamily = socket.AF_INET, host: str = "") -> None:
+        host = host or ("127.0.0.1" if family == socket.AF_INET else "::1")
         self._server = socket.create_server((host, 0), family=family, backlog=256)
         self.host: str = host
         self.port: int = self._server.getsockname()[1]

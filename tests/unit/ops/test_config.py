@@ -9,7 +9,9 @@ from common.crypto.handshake import Suite
 from common.directory.addresses import Address
 from common.errors import ConfigError
 from common.ops.config import PROJECT, ClientCommand, build_parser, load, load_client
+from common.ops.launcher_commands import hide_secrets
 from common.ops.options import OPTIONS, GatewayPin, example, network_toml
+from common.wire.socks import Isolate
 
 KEY = "ab" * 32
 PIN = GatewayPin(Address("127.0.0.1", 9000), bytes.fromhex(KEY))
@@ -54,7 +56,7 @@ def test_defaults() -> None:
     assert client.hops == (3, 5)
     assert client.suite is Suite.FERNET
     assert client.gateways == (PIN,)
-    assert client.socks_listen == Address("127.0.0.1", 9050)
+    assert client.socks_listen == (Address("127.0.0.1", 9050),)
 
 
 def test_command_line_over_environment_over_file_over_default(tmp_path: Path) -> None:
@@ -181,7 +183,7 @@ def test_client_options_before_and_after_the_command() -> None:
     config, command = load_client(
         [*GATEWAY, "--hops", "2", "socks", "--listen", "127.0.0.1:0", "--suite", "aes-gcm"], {}
     )
-    assert (config.hops, config.suite, config.socks_listen.port) == ((2, 2), Suite.AES_GCM, 0)
+    assert (config.hops, config.suite, config.socks_listen[0].port) == ((2, 2), Suite.AES_GCM, 0)
     assert command == ClientCommand("socks")
     with pytest.raises(ConfigError, match="invalid choice: 'wbe'"):
         load_client(["wbe"], {})
@@ -294,3 +296,63 @@ def test_the_family_key_of_a_file_is_relative_to_it(tmp_path: Path) -> None:
     assert load("relay", ["--config", str(path)], {}).family_key == tmp_path / "family.pem"
     assert load("relay", ["--config", str(path), "--family-key", "f.pem"], {}).family_key == Path("f.pem")
     assert load("relay", ["--config", str(path), "--family-key", ""], {}).family_key is None
+
+
+# ---- the proxy port
+
+
+def test_what_the_proxy_port_is_told(tmp_path: Path) -> None:
+    path = toml(tmp_path, 'socks_listen = ["127.0.0.1:1", "[::1]:2"]\nproxy_auth = "a:b:c"\nsafe_socks = true', "client.toml")
+    config = load("client", ["--config", path, *GATEWAY, "--isolate", "target, port"], {})
+    assert config.socks_listen == (Address("127.0.0.1", 1), Address("::1", 2))
+    assert config.proxy_auth == ("a", "b:c")
+    assert config.isolate == {Isolate.TARGET, Isolate.PORT}
+    assert config.safe_socks
+    plain = load("client", GATEWAY, {"TOR_NETWORK_SOCKS_LISTEN": "127.0.0.1:1,127.0.0.1:0,127.0.0.1:0"})
+    assert len(plain.socks_listen) == 3
+    assert (plain.proxy_auth, plain.isolate, plain.safe_socks) == (None, frozenset({Isolate.CREDENTIALS}), False)
+    assert load("client", [*GATEWAY, "--safe-socks", "--isolate", "none"], {}).isolate == frozenset()
+    given, _ = load_client([*GATEWAY, "socks", "--listen", "127.0.0.1:1", "--listen", "[::1]:0", "--safe-socks"], {})
+    assert given.socks_listen == (Address("127.0.0.1", 1), Address("::1", 0))
+    assert given.safe_socks
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "right"),
+    [
+        ("socks-listen", "127.0.0.1", "host:port"),
+        ("socks-listen", "", "host:port"),
+        ("socks-listen", "127.0.0.1:5,127.0.0.1:5", "each address stands once"),
+        ("isolate", "", "credentials, target, port, listener"),
+        ("isolate", "target,everything", "credentials, target, port, listener"),
+        ("isolate", "none,target", "or none"),
+    ],
+)
+def test_wrong_values_for_the_proxy_port(option: str, value: str, right: str) -> None:
+    with pytest.raises(ConfigError, match=f"--{option}: .* is not .*{right}"):
+        load("client", [*GATEWAY, f"--{option}={value}"], {})
+
+
+@pytest.mark.parametrize("value", ["sesame", ":sesame", "sesame:", "sesame:" + "p" * 256, "é" * 128 + ":sesame"])
+def test_a_wrong_password_option_is_told_without_the_password(value: str) -> None:
+    with pytest.raises(ConfigError, match="environment: TOR_NETWORK_PROXY_AUTH: the value is not user:password") as caught:
+        load("client", GATEWAY, {"TOR_NETWORK_PROXY_AUTH": value})
+    assert "sesame" not in str(caught.value)
+
+
+def test_the_proxys_password_is_never_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    environ = {"TOR_NETWORK_PROXY_AUTH": "alice:sesame"}
+    config = load("client", GATEWAY, environ)
+    assert config.proxy_auth == ("alice", "sesame")
+    assert "sesame" not in repr(config)
+    with pytest.raises(SystemExit):
+        load("client", [*GATEWAY, "--show-config"], environ)
+    assert "sesame" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", [["--proxy-auth", "alice:sesame"], ["--proxy-auth=alice:sesame"]])
+def test_the_launcher_keeps_the_proxys_password_off_the_clients_command_line(form: list[str]) -> None:
+    left, hidden = hide_secrets(["socks", *form, "--listen", "127.0.0.1:0"])
+    assert left == ["socks", "--listen", "127.0.0.1:0"]
+    assert hidden == {"TOR_NETWORK_PROXY_AUTH": "alice:sesame"}
+    assert hide_secrets(["socks", "--proxy-auth"]) == (["socks", "--proxy-auth"], {})

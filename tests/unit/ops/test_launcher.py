@@ -97,7 +97,7 @@ def test_what_the_daemons_are_told(network: Network) -> None:
     assert relay.state == network.state / "relay2"
     assert relay.gateways == client.gateways
     assert client.gateways[0].key == sha256(str(network.state / "gateway").encode()).digest()
-    assert client.socks_listen.port != 9050, "only the usual folder takes the usual port"
+    assert client.socks_listen[0].port != 9050, "only the usual folder takes the usual port"
 
 
 def test_ports_from_a_base_port(network: Network) -> None:

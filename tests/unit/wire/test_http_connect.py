@@ -140,19 +140,33 @@ def test_a_head_has_an_end() -> None:
     ("reason", "status"),
     [
         (EndReason.REFUSED, 502),
-        (EndReason.UNREACHABLE, 502),
-        (EndReason.NOT_FOUND, 502),
+        (EndReason.UNREACHABLE, 503),
+        (EndReason.NOT_FOUND, 404),
         (EndReason.TIMEOUT, 504),
         (EndReason.POLICY, 403),
-        (EndReason.LIMIT, 503),
-        (EndReason.INTERNAL, 502),
-        (EndReason.CIRCUIT_CLOSED, 502),
-        (EndReason.RESET, 502),
-        (EndReason.DONE, 502),
+        (EndReason.LIMIT, 429),
+        (EndReason.INTERNAL, 500),
+        (EndReason.CIRCUIT_CLOSED, 500),
+        (EndReason.RESET, 500),
+        (EndReason.DONE, 500),
     ],
 )
 def test_refusals(reason: EndReason, status: int) -> None:
-    assert HttpHandshake().refused(reason).startswith(f"HTTP/1.1 {status} ".encode())
+    answer = HttpHandshake().refused(reason)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"\r\nProxy-Status: proxy; error=" in answer
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "OPTIONS"])
+def test_no_page_from_elsewhere_gets_anything_done_or_read_here(method: str) -> None:
+    """A form or a script of a web page can send these methods; never CONNECT. Nothing of the body is looked at."""
+    origin = ("Origin: https://attacker.example", "Content-Length: 40")
+    body = b"CONNECT 127.0.0.1:22 HTTP/1.1\r\n\r\n\x05\x01\x00"
+    [step] = HttpHandshake().receive(head(f"{method} / HTTP/1.1", *origin) + body)
+    assert isinstance(step, Fail)
+    assert b"Access-Control" not in step.data
+    assert b"\r\nCross-Origin-Resource-Policy: same-origin\r\n" in step.data
+    assert b"frame-ancestors 'none'" in step.data
 
 
 def test_yes_and_not_here() -> None:

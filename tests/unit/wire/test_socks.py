@@ -173,7 +173,7 @@ def test_socks4_requests(data: bytes, expected: Request) -> None:
 def test_socks4_requests_that_cannot_be(data: bytes) -> None:
     [step] = Handshake().receive(data)
     assert isinstance(step, Fail)
-    assert step.data == reply4(Reply4.REJECTED)
+    assert step.data[:2] == bytes([0, Reply4.REJECTED])
     three_ways(data, [step])
 
 
@@ -197,7 +197,7 @@ def test_replies() -> None:
     ("reason", "code"),
     [
         (EndReason.REFUSED, 5),
-        (EndReason.UNREACHABLE, 4),
+        (EndReason.UNREACHABLE, 3),
         (EndReason.TIMEOUT, 6),
         (EndReason.NOT_FOUND, 4),
         (EndReason.POLICY, 2),
@@ -213,11 +213,28 @@ def test_refusals_in_each_version(reason: EndReason, code: int) -> None:
     five.receive(HELLO + named(b"example.org"))
     four.receive(b"\x04\x01\x01\xbb\xc0\x00\x02\x07\x00")
     assert five.refused(reason) == bytes([5, code, 0, 1]) + bytes(6)
-    assert four.refused(reason) == b"\x00\x5b" + bytes(6)
+    assert four.refused(reason) == bytes([0, 0x5B, 0, code]) + bytes(4), "the port says what SOCKS5 would"
     assert five.unsupported()[1] == Reply5.COMMAND_NOT_SUPPORTED
     assert four.unsupported()[1] == Reply4.REJECTED
     assert five.granted(("::1", 7)) == reply5(Reply5.SUCCEEDED, ("::1", 7))
     assert four.granted() == reply4(Reply4.GRANTED)
+
+
+@pytest.mark.parametrize("command", [2, 3])
+def test_bind_and_udp_are_for_the_proxy_to_refuse(command: int) -> None:
+    data = HELLO + bytes([5, command, 0, 1]) + bytes(6)
+    handshake = Handshake()
+    *_, step = handshake.receive(data)
+    assert isinstance(step, Request)
+    assert step.command is ProxyCommand(command)
+    assert handshake.unsupported()[:2] == b"\x05\x07"
+
+
+def test_a_name_is_no_answer_in_socks4() -> None:
+    """So RESOLVE_PTR is refused there."""
+    [step] = Handshake().receive(b"\x04\xf1\x00\x00\xc0\x00\x02\x07\x00")
+    assert isinstance(step, Fail)
+    assert step.data == bytes([0, Reply4.REJECTED, 0, Reply5.COMMAND_NOT_SUPPORTED]) + bytes(4)
 
 
 def test_a_request_shows_no_credentials_and_no_bytes() -> None:
