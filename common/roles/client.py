@@ -63,7 +63,7 @@ class Client:
         self._started = False
         self._percent = 0
         self.directory = DirectoryClient(gateways, network, cache, on_progress=self._directory_step)
-        self.circuits = CircuitPool(
+        self.pool = CircuitPool(
             self.relays,
             self.directory.refresh_soon,
             self.links,
@@ -84,19 +84,19 @@ class Client:
         relays = min(2, self._wishes.most)
         self.directory.wait_for(relays, Deadline(min(timeout, RELAYS_TIMEOUT)))
         self._step(_DIRECTORY, f"{len(self.relays())} relays are listed, building a circuit")
-        self.circuits.start()
-        self.circuits.wait_ready(deadline)
+        self.pool.start()
+        self.pool.wait_ready(deadline)
         self._step(_READY, "ready")
         self.pump.call_every(SWEEP, self._sweep)
 
     def close(self) -> None:
         """Ends everything; nothing is left running."""
         deadline = Deadline(STOP_TIMEOUT)
-        self.circuits.close()
+        self.pool.close()
         self.directory.stop(deadline.left())
         self.links.close(deadline)
         self.pump.stop(deadline)
-        self.circuits.join(deadline)
+        self.pool.join(deadline)
 
     def __enter__(self) -> Self:
         try:
@@ -196,7 +196,7 @@ class Client:
 
     def new_identity(self) -> None:
         """No circuit used so far carries another stream."""
-        self.circuits.renew()
+        self.pool.renew()
 
     # ---- helpers
 
@@ -204,10 +204,10 @@ class Client:
         if not self._started:
             raise Closed("the client is not started: use `with Client(...) as client`, or call start()")
         wish.timer = self.pump.call_later(timeout, lambda: wish.fail(EndReason.TIMEOUT))
-        self.circuits.assign(wish)
+        self.pool.assign(wish)
 
     def _sweep(self) -> None:
-        self.circuits.sweep()
+        self.pool.sweep()
         self.links.close_idle()
 
     def _directory_step(self, percent: int, text: str) -> None:
