@@ -15,13 +15,15 @@ from typing import Self
 
 from common.directory.addresses import Address
 from common.directory.document import RelayEntry
+from common.directory.path import named
 from common.errors import Closed, EndReason, Malformed, Refused
 from common.net.deadline import Deadline
 from common.net.plug import Plug
 from common.net.pump import Pump
 from common.roles.bootstrap import DirectoryClient
+from common.roles.guard_keeper import GuardKeeper
 from common.roles.links import Links
-from common.roles.pool import CircuitPool, PathWishes
+from common.roles.pool import ANSWER_TIME, CircuitPool, PathWishes
 from common.roles.stream_socket import StreamSocket
 from common.roles.wish import Isolation, Opening, Question, Wish
 from common.wire.codec import pack_short_string
@@ -46,11 +48,13 @@ class Client:
         network: str,
         *,
         cache: Path | None = None,
+        guards: Path | None = None,
         wishes: PathWishes | None = None,
         progress: Progress = lambda _percent, _text: None,
         warn: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """`gateways`: addresses and Ed25519 keys (32 bytes); `cache`: file that keeps the directory document.
+        `guards`: file that keeps the entry guards, without which they are chosen anew each time.
 
         `progress` hears percent and a sentence while starting, `warn` a sentence when paths are too short.
         """
@@ -71,6 +75,7 @@ class Client:
             self._wishes,
             self._warn_once,
             self._hop_done,
+            GuardKeeper(guards),
         )
 
     # ---- life
@@ -83,6 +88,7 @@ class Client:
         self.directory.start()
         relays = min(2, self._wishes.most)
         self.directory.wait_for(relays, Deadline(min(timeout, RELAYS_TIMEOUT)))
+        self._check_names()
         self._step(_DIRECTORY, f"{len(self.relays())} relays are listed, building a circuit")
         self.pool.start()
         self.pool.wait_ready(deadline)
@@ -143,6 +149,7 @@ class Client:
                 raise Refused(reasons[0], _why(host, port, reasons[0]))
         except BaseException:
             opening.settle()
+            opening.leave()
             plug.abort()
             result.close()
             raise
@@ -203,8 +210,27 @@ class Client:
     def _begin(self, wish: Wish, timeout: float) -> None:
         if not self._started:
             raise Closed("the client is not started: use `with Client(...) as client`, or call start()")
-        wish.timer = self.pump.call_later(timeout, lambda: wish.fail(EndReason.TIMEOUT))
+        self._watch(wish, Deadline(timeout), ANSWER_TIME)
         self.pool.assign(wish)
+
+    def _watch(self, wish: Wish, deadline: Deadline, seconds: float) -> None:
+        """Looks after a wish now and then, and ends it when its time is over."""
+
+        def look() -> None:
+            if deadline.expired:
+                wish.fail(EndReason.TIMEOUT)
+            elif not wish.settled:
+                self._watch(wish, deadline, self.pool.hurry(wish))
+
+        wish.timer = self.pump.call_later(min(seconds, deadline.left()), look)
+
+    def _check_names(self) -> None:
+        """Whether the relays that the user named are listed; raises `DirectoryError` without the exit."""
+        relays = list(self.relays())
+        self._wishes.fixed_exit(relays)
+        for name in self._wishes.exclude:
+            if named(relays, name) is None:
+                self._warn(f"no relay called {name} is listed: it cannot be excluded before it is")
 
     def _sweep(self) -> None:
         self.pool.sweep()
