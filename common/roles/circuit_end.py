@@ -45,6 +45,7 @@ class Attachment:
         self._early_lock = threading.Lock()  # guards the change from no plug to a plug; before a plug's lock
         self._early: list[bytes] = []
         self._early_finish = False
+        self._over = False  # the stream broke, perhaps before it had a plug
 
     def adopt(self, plug: Plug) -> None:
         """Gives the stream its socket; no circuit lock held."""
@@ -54,7 +55,10 @@ class Attachment:
                 plug.finish()
             self._early.clear()
             self._plug = plug
-        if taken:
+            over = self._over
+        if over:
+            plug.abort()
+        elif taken:
             self.circuit.taken(self.stream_id, taken)
 
     # ---- from the circuit: the link's reader
@@ -85,8 +89,11 @@ class Attachment:
 
     def ended(self, reason: EndReason) -> None:
         """The stream broke: whoever holds the other end of the socket must see an error, not an end."""
-        if self._plug is not None:
-            self._plug.abort()
+        with self._early_lock:
+            self._over = True
+            plug = self._plug
+        if plug is not None:
+            plug.abort()
 
     def credit(self) -> None:
         """More may be sent."""

@@ -23,7 +23,6 @@ from common.wire.messages import IPAddress
 MAX_STREAMS = 60_000  # of the 65,535 ids: room for what is asked for while the next circuit is built
 
 
-
 def path_hop(entry: RelayEntry) -> PathHop:
     """What the handshake needs of a listed relay."""
     relay = entry.descriptor
@@ -88,8 +87,8 @@ class ClientStream(Attachment):
         """Refused, or broken later."""
         if self.open:
             self.opening.broken(reason)
-            super().ended(reason)
-        else:
+        super().ended(reason)
+        if not self.open:
             self.client_circuit.stream_refused(self.opening, reason)
 
 

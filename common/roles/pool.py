@@ -164,6 +164,11 @@ class CircuitPool:
         with self._changed:
             return list(self._circuits)
 
+    def build_limit(self, hops: int) -> float:
+        """Seconds after which a circuit of so many hops is given up now."""
+        with self._changed:
+            return self._times.limit(hops)
+
     def close(self) -> None:
         """Ends all circuits; builders end when their links do."""
         with self._changed:
@@ -281,8 +286,7 @@ class CircuitPool:
         if path.warning is not None:
             self._warn(path.warning)
         first = path.relays[0].descriptor
-        with self._changed:
-            deadline = Deadline(self._times.limit(len(path.relays)))
+        deadline = Deadline(self.build_limit(len(path.relays)))
         done = 0
         try:
             link = self._links.obtain((first.address.host, first.address.port), first.identity, deadline)

@@ -15,8 +15,9 @@ import pytest
 from common.errors import DirectoryError, EndReason, Refused, Unreachable
 from common.net.deadline import Deadline
 from common.roles import exit as exit_module
-from common.roles.client import Client
+from common.roles.client import Client, _Quiet
 from common.roles.client_circuit import ClientCircuit
+from common.roles.wish import Opening
 from common.wire.cells import Command
 from tests.net.in_process import (
     NETWORK,
@@ -133,10 +134,12 @@ def test_different_isolation_never_shares_a_circuit(network: InProcess, client: 
 
 def test_a_new_identity_uses_no_circuit_of_before(client: Client) -> None:
     with Target(echo) as target, _connect(client, target) as sock:
-        before = client.pool.circuits
-        client.new_identity()
-        with _connect(client, target):
-            assert circuit_of(client) not in before
+        before = set(client.pool.circuits)
+        for _ in range(10):
+            client.new_identity()
+            with _connect(client, target):
+                assert circuit_of(client) not in before
+                before |= set(client.pool.circuits)
         sock.sendall(b"still here")
         assert receive_exactly(sock, 10) == b"still here"
 
@@ -421,6 +424,25 @@ def test_a_circuit_that_ends_breaks_its_streams_with_an_error_and_no_others(clie
         with _connect(client, target) as again:
             again.sendall(b"x")
             assert again.recv(1) == b"x"
+
+
+def test_a_circuit_that_ends_as_the_target_answers_breaks_its_stream(client: Client) -> None:
+    """Between the answer and the stream's own socket there is a moment that a busy machine makes long."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(PATIENCE)
+    broken = threading.Event()
+
+    def answered(_address: object) -> bytes:
+        circuit_of(client).end()
+        return b""
+
+    with Target(echo) as target, theirs:
+        plug = client.pump.attach(ours, _Quiet())
+        client.open(
+            Opening(target.host, target.port, plug, answered, lambda _reason: None, lambda _reason: broken.set())
+        )
+        assert receive_all(theirs) == b""
+    assert broken.wait(PATIENCE)
 
 
 def test_a_target_that_resets_is_an_error_and_not_an_end(client: Client) -> None:
