@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: run test lint bench clean
+.PHONY: run test lint bench soak clean
 
 run:  ## a network of five relays and the prompt
 	./launch_network.sh 5 --client
@@ -14,6 +14,9 @@ lint: .venv/developer
 
 bench: .venv/developer
 	$(PYTHON) -m tests.benchmarks
+
+soak: .venv/developer  ## a client left open for an hour, a request every second
+	$(PYTHON) -m tests.soak
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
