@@ -144,6 +144,13 @@ class ClientCircuit(CircuitEnd):
         full = self.endpoint.used_streams >= MAX_STREAMS or self.endpoint.open_streams >= MAX_OPEN_STREAMS
         return full or self.slow
 
+    @property
+    def carries_streams(self) -> bool:
+        """Whether a stream is open on it; one that waits for its answer is not."""
+        with self.lock:
+            attachments = list(self.attachments.values())
+        return any(isinstance(stream, ClientStream) and stream.open for stream in attachments)
+
     def begin(self, opening: Opening) -> None:
         """Opens a stream; raises `Closed` when the circuit is gone, `TooLarge` when it is worn out."""
         opening.tries += 1

@@ -317,9 +317,20 @@ class CircuitPool:
             stuck = self._stuck >= STUCK
         if at == 0 or stuck:
             self.guards.failed(path.relays[0].descriptor.identity)
-        if at == 0 and len(path.relays) > 1 and self.guards.guards:
-            return  # the guards' own rule says when to try it again
-        self._suspect(path.relays[at])
+        if at == 0 and late:
+            self._leave(path.relays[0].descriptor.identity)
+        if at > 0 or not self.guards.guards:  # a guard's own rule says when to try it again
+            self._suspect(path.relays[at])
+
+    def _leave(self, first: bytes) -> None:
+        """A first hop says nothing any more: what waits on circuits through it is asked for elsewhere."""
+        with self._changed:
+            through = [circuit for circuit in self._circuits if circuit.path[0].descriptor.identity == first]
+        for circuit in through:
+            if circuit.carries_streams:
+                circuit.slow = True
+            else:
+                circuit.end(DestroyReason.TIMEOUT)
 
     def _suspect(self, entry: RelayEntry) -> None:
         with self._changed:

@@ -11,6 +11,7 @@ from time import monotonic
 
 import pytest
 
+from common.circuit import build_timeout
 from common.directory.guards import decode
 from common.errors import ConfigError, DirectoryError, TooLarge
 from common.roles import client as client_module
@@ -121,6 +122,45 @@ def test_a_guard_that_leads_nowhere_is_left(network: InProcess) -> None:
             assert circuit_of(client).path[0].descriptor.identity != guard
         finally:
             del relay._extend
+
+
+def test_a_client_whose_guard_freezes_works_within_seconds(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its links stay up, and nothing comes: the stream moves to another guard by itself."""
+    for module in (pool_module, client_module):
+        monkeypatch.setattr(module, "ANSWER_TIME", 0.3)
+    monkeypatch.setattr(build_timeout, "CEILING", 1.0)
+    monkeypatch.setattr(build_timeout, "FLOOR", 1.0)
+    with started(network) as client, Target(echo) as target:
+        assert answers(client, target)
+        wait_until(lambda: len(client.pool.circuits) == 3)
+        guard = client.pool.guards.guards[0].identity
+        links = network.member(guard).relay.relay.links
+        real, links._new_circuit = links._new_circuit, lambda *_: Mute()
+        for circuit in client.pool.circuits:
+            swallow(circuit)
+        try:
+            start = monotonic()
+            assert answers(client, target)
+            assert monotonic() - start < FEW_SECONDS
+            usable = [circuit for circuit in client.pool.circuits if not circuit.worn]
+            assert guard not in {circuit.path[0].descriptor.identity for circuit in usable}
+        finally:
+            links._new_circuit = real
+
+
+class Mute:
+    """A circuit of a relay that has frozen."""
+
+    def cell(self, command: int, body: bytes, touched: object) -> None:
+        pass
+
+    def failed(self, reason: object, touched: object) -> None:
+        pass
+
+    def drained(self) -> None:
+        pass
 
 
 # ---- circuits that do not answer
