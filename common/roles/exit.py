@@ -112,7 +112,6 @@ class ExitStream(Attachment):
         self._port = port
         self._candidates: list[IPAddress] = []  # not yet tried; the first is being dialled
         self._dialled: Plug | None = None
-        self._over = False
 
     def dial(self, addresses: list[IPAddress], reason: EndReason) -> None:
         """The look-up is done: `addresses`, or why there are none."""

@@ -61,8 +61,8 @@ def test_all_circuits_begin_with_one_guard_also_after_a_restart(network: InProce
         with started(network, guards=file) as client, Target(echo) as target:
             for number in range(10):
                 assert answers(client, target, (str(number),))
-                client.new_identity()
                 seen |= first_hops(client)
+                client.new_identity()
     assert seen == {decode(file.read_bytes())[0].identity}
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 

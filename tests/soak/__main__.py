@@ -19,6 +19,7 @@ from tests.system.targets import WebTarget, digest_of
 SIZES = (0, 1, 1_000, 20_000, 200_000, 2_000_000)  # bytes of the answers, in turns
 RELAYS = 5
 MINUTE = 60.0
+WARM = 40  # requests on as many circuits before the first look: by then there is a link between any two relays
 NEW_NAME = 60  # requests with one user name, which means one circuit: so circuits are made and left all the time
 
 
@@ -41,6 +42,10 @@ def soak(network: Network, proxy: ProxyProcess, web: WebTarget, minutes: float, 
     """Requests until the time is over or one is wrong; a sentence for each problem."""
     processes: list[Watched] = [proxy, network.gateway, *network.relays]
     looks: list[Looks] = []
+    for number in range(WARM):
+        problem = request(proxy, web, number, f"warm{number}")
+        if problem:
+            return [f"request {number} before the first look: {problem}"]
     start, number = monotonic(), 0
     while monotonic() - start < minutes * MINUTE:
         problem = request(proxy, web, number, f"user{number // NEW_NAME}")

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.__main__ import request
+from tests.soak.__main__ import WARM, request
 from tests.soak.watch import compare, look
 from tests.system.network import Network, wait_until
 from tests.system.targets import WebTarget
 
 pytestmark = pytest.mark.system
-WARM = 40  # requests on as many circuits: by then there is a link between any two relays
 REQUESTS, NEW_NAME = 300, 60
 
 
