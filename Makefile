@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: run test lint bench soak clean
+.PHONY: run test lint soak bench clean
 
 run:  ## a network of five relays and the prompt
 	./launch_network.sh 5 --client
@@ -12,11 +12,12 @@ lint: .venv/developer
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 
+soak: .venv/developer  ## what takes long: 1 GB each way, byte for byte, and a client left open for an hour
+	$(PYTHON) -m pytest -m soak tests/system
+	$(PYTHON) -m tests.soak
+
 bench: .venv/developer
 	$(PYTHON) -m tests.benchmarks
-
-soak: .venv/developer  ## a client left open for an hour, a request every second
-	$(PYTHON) -m tests.soak
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

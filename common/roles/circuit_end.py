@@ -45,21 +45,21 @@ class Attachment:
         self._early_lock = threading.Lock()  # guards the change from no plug to a plug; before a plug's lock
         self._early: list[bytes] = []
         self._early_finish = False
-        self._over = False  # the stream broke, perhaps before it had a plug
+        self._broken = False
 
-    def adopt(self, plug: Plug) -> None:
-        """Gives the stream its socket; no circuit lock held."""
+    def adopt(self, plug: Plug) -> bool:
+        """Gives the stream its socket; False when it has broken, and the plug stays the caller's. No lock held."""
         with self._early_lock:
+            if self._broken:
+                return False
             taken = sum([plug.write(data) for data in self._early])
             if self._early_finish:
                 plug.finish()
             self._early.clear()
             self._plug = plug
-            over = self._over
-        if over:
-            plug.abort()
-        elif taken:
+        if taken:
             self.circuit.taken(self.stream_id, taken)
+        return True
 
     # ---- from the circuit: the link's reader
 
@@ -90,7 +90,7 @@ class Attachment:
     def ended(self, reason: EndReason) -> None:
         """The stream broke: whoever holds the other end of the socket must see an error, not an end."""
         with self._early_lock:
-            self._over = True
+            self._broken = True
             plug = self._plug
         if plug is not None:
             plug.abort()

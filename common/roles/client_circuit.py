@@ -53,8 +53,11 @@ class ClientStream(Attachment):
         opening.leave(winner=self)
         self.open = True
         opening.plug.write(opening.answered(address))
-        self.adopt(opening.plug)
-        self.client_circuit.pump.call(self._begin_reading)
+        if self.adopt(opening.plug):
+            self.client_circuit.pump.call(self._begin_reading)
+        else:  # another thread ended the circuit in this moment
+            opening.broken(EndReason.CIRCUIT_CLOSED)
+            opening.plug.abort()
 
     def credit(self) -> None:
         """More may be sent: first what the application said before the answer."""

@@ -4,6 +4,7 @@ The policy is checked on the address that is really dialled, after the look-up, 
 The network's own ports, as far as this relay knows them (its own and its gateways'), are refused always.
 """
 
+import errno
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -25,6 +26,7 @@ MAX_LOOKUPS = 1_024  # waiting: beyond it a name is answered "limit", not queued
 TTL = 60  # seconds a client may remember an answer; getaddrinfo does not tell the real one
 _EVERY_HOST = ("0.0.0.0", "::")  # listened on, they are loopback too
 _WEB_PORTS = (80, 443)
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})  # another exit may have some
 _FAMILIES = {
     BeginFlags.ANY: socket.AF_UNSPEC,
     BeginFlags.IPV4_ONLY: socket.AF_INET,
@@ -38,6 +40,8 @@ def reason_of(error: OSError) -> EndReason:
         return EndReason.TIMEOUT
     if isinstance(error, ConnectionRefusedError):
         return EndReason.REFUSED
+    if error.errno in _EXHAUSTED:
+        return EndReason.LIMIT
     return EndReason.UNREACHABLE
 
 
@@ -93,13 +97,16 @@ class Exit:
 
     def _resolve(self, host: str, flags: BeginFlags, done: Callable[[list[IPAddress], EndReason], None]) -> None:
         addresses: list[IPAddress] = []
+        failure = EndReason.NOT_FOUND
         try:
             found = socket.getaddrinfo(host, None, _FAMILIES[flags], socket.SOCK_STREAM)
             addresses = list(dict.fromkeys(ip_address(str(entry[4][0]).split("%")[0]) for entry in found))
-        except (OSError, UnicodeError, ValueError):
+        except (socket.gaierror, UnicodeError, ValueError):
             pass  # whatever the resolver says, the client is told "not found"
+        except OSError:
+            failure = EndReason.LIMIT  # it could not even ask: no descriptor left, for instance
         self._room.release()
-        reason = EndReason.DONE if addresses else EndReason.NOT_FOUND
+        reason = EndReason.DONE if addresses else failure
         self.pump.call(lambda: done(addresses[:MAX_ANSWERS], reason))
 
 
@@ -112,6 +119,7 @@ class ExitStream(Attachment):
         self._port = port
         self._candidates: list[IPAddress] = []  # not yet tried; the first is being dialled
         self._dialled: Plug | None = None
+        self._over = False
 
     def dial(self, addresses: list[IPAddress], reason: EndReason) -> None:
         """The look-up is done: `addresses`, or why there are none."""
