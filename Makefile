@@ -12,8 +12,9 @@ lint: .venv/developer
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 
-soak: .venv/developer  ## what takes minutes: 1 GB each way, byte for byte
+soak: .venv/developer  ## what takes long: 1 GB each way, byte for byte, and a client left open for an hour
 	$(PYTHON) -m pytest -m soak tests/system
+	$(PYTHON) -m tests.soak
 
 bench: .venv/developer
 	$(PYTHON) -m tests.benchmarks

@@ -1,23 +1,27 @@
 #!/usr/bin/env python3
-"""The client: the prompt, `web URL` or `socks`; `client_tor.py --help` lists all."""
+"""The client: the prompt, `web URL`, `socks` or `relay`; `client_tor.py --help` lists all."""
 
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 
 from common.ops import lifecycle, logs
 from common.ops.config import PREFIX, ClientConfig, load_client
 from common.ops.files import private_folder
+from common.ops.keystore import load_or_create_identity
 from common.roles.client import Client
+from common.roles.listed_relay import ListedRelay
 from common.roles.pool import PathWishes
 from common.roles.programs import AddressNotices
 from common.roles.progress import StartProgress
 from common.roles.prompt import Prompt, show_page
 from common.roles.proxy import Proxy, ProxyRules
 from common.roles.web import complete_url, fetch
+
+STOP_TIMEOUT = 5.0  # seconds in which what is queued at the relay may still leave
 
 
 def run(argv: Sequence[str]) -> int:
@@ -28,32 +32,59 @@ def run(argv: Sequence[str]) -> int:
     lifecycle.raise_file_limit()
     private_folder(config.state)
     console = Console()
-    if command.name == "socks":
+    if command.name == "socks" or (command.name == "relay" and not sys.stdin.isatty()):
         return serve_proxy(config, console)
     if command.name == "web":
         url = complete_url(command.argument)
         with running_client(config) as client:
             show_page(console, fetch(client, url), most_lines=None)
         return 0
-    with running_client(config) as client:
+    with serving_relay(config, console) as own, running_client(config, own) as client:
         Prompt(client, console).run()
     return 0
 
 
 @contextmanager
-def running_client(config: ClientConfig) -> Iterator[Client]:
+def serving_relay(config: ClientConfig, console: Console) -> Iterator[bytes | None]:
+    """The relay that this client is too, if it is one: its identity. They share the process and nothing else."""
+    if not config.relay:
+        yield None
+        return
+    keys = config.state / "relay"
+    identity = load_or_create_identity(keys)
+    relay = ListedRelay(
+        identity,
+        keys,
+        config.relay_listen,
+        config.relay_advertise,
+        config.gateways,
+        network=config.network,
+        nickname=config.relay_nickname,
+        exit_policy=config.relay_exit_policy,
+    )
+    try:
+        relay.start()
+        console.print(f"relay {config.relay_nickname} on {relay.address} while this runs", highlight=False)
+        yield identity.public
+    finally:
+        relay.stop(STOP_TIMEOUT)
+
+
+@contextmanager
+def running_client(config: ClientConfig, own: bytes | None = None) -> Iterator[Client]:
     """A client as configured, started, with its progress on standard error."""
-    with StartProgress(Console(stderr=True)) as progress, make_client(config, progress) as client:
+    with StartProgress(Console(stderr=True)) as progress, make_client(config, progress, own) as client:
         yield client
 
 
-def make_client(config: ClientConfig, progress: StartProgress) -> Client:
-    """A client as configured, inert."""
+def make_client(config: ClientConfig, progress: StartProgress, own: bytes | None = None) -> Client:
+    """A client as configured, inert; no circuit passes through the relay `own`."""
     return Client(
         config.gateways,
         config.network,
         cache=config.state / "directory.json",
-        wishes=PathWishes(*config.hops, config.suite),
+        guards=config.state / "guards.json",
+        wishes=PathWishes(*config.hops, config.suite, config.exclude, config.exit, own),
         progress=progress,
         warn=progress.warn,
     )
@@ -61,8 +92,10 @@ def make_client(config: ClientConfig, progress: StartProgress) -> Client:
 
 def serve_proxy(config: ClientConfig, console: Console) -> int:
     """The proxy port, until a signal; a port that is taken is told before anything is started."""
-    with StartProgress(Console(stderr=True)) as progress:
-        client = make_client(config, progress)
+    with ExitStack() as stack:
+        own = stack.enter_context(serving_relay(config, console))
+        progress = stack.enter_context(StartProgress(Console(stderr=True)))
+        client = make_client(config, progress, own)
         proxies = open_proxies(config, client)
         with client, lifecycle.Signals() as signals:
             for proxy in proxies:

@@ -119,7 +119,7 @@ class _Draw:
             return (
                 (wanted is None or descriptor.identity == wanted)
                 and descriptor.identity not in self._exclude
-                and all(_apart(descriptor, other.descriptor) for other in chosen)
+                and all(apart(descriptor, other.descriptor) for other in chosen)
                 and test(descriptor)
             )
 
@@ -136,7 +136,16 @@ def _any(_: Descriptor) -> bool:
     return True
 
 
-def _apart(one: Descriptor, other: Descriptor) -> bool:
+def named(relays: Sequence[RelayEntry], name: str) -> RelayEntry | None:
+    """The relay with that nickname, in any case of letters, or with that identity in hex; None when not listed."""
+    wanted = name.lower()
+    for entry in relays:
+        if wanted in (entry.descriptor.nickname.lower(), entry.descriptor.identity.hex()):
+            return entry
+    return None
+
+
+def apart(one: Descriptor, other: Descriptor) -> bool:
     """Whether two relays may serve on one path."""
     if one.identity == other.identity or (one.family and one.family == other.family):
         return False

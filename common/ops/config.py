@@ -67,17 +67,24 @@ class ClientConfig:
     network: str
     state: Path
     hops: tuple[int, int]
+    exclude: tuple[str, ...]
+    exit: str
     suite: Suite
     socks_listen: tuple[Address, ...]
     proxy_auth: Credentials | None = field(repr=False)
     isolate: frozenset[Isolate]
     safe_socks: bool
+    relay: bool
+    relay_listen: Address
+    relay_advertise: Address | None
+    relay_nickname: str
+    relay_exit_policy: str
     log_level: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCommand:
-    """What the client is to do: "" is the prompt, else web or socks."""
+    """What the client is to do: "" is the prompt, else web, socks or relay."""
 
     name: str = ""
     argument: str = ""  # the URL of web
@@ -144,6 +151,12 @@ def _add_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentPars
     socks = add("socks", "open the proxy port")
     text = "address of the proxy port; repeatable"
     socks.add_argument("--listen", metavar="H:P", dest="socks_listen", action="append", help=text)
+    relay = add("relay", "be a relay too: the prompt on a terminal, else the proxy port")
+    for option in OPTIONS["client"]:
+        name = option.name.removeprefix("relay_")
+        if name != option.name:
+            flag = "--" + name.replace("_", "-")
+            relay.add_argument(flag, metavar=option.metavar, dest=option.name, help=option.help)
 
 
 @overload
@@ -187,6 +200,8 @@ def _load(
         settings |= _from_file(role, path)
     settings |= stronger
     settings |= _from_network_file(role, settings)
+    if given.get("command") == "relay":
+        settings["relay"] = _Setting(True, COMMAND_LINE, "relay")
     values = {option.name: _value(option, settings[option.name]) for option in OPTIONS[role]}
     if given.get("show_config"):
         print(_shown(role, settings))
@@ -298,9 +313,26 @@ def _check(role: str, config: GatewayConfig | RelayConfig | ClientConfig) -> Non
             if option.name == "gateways":
                 flags = "--gateway H:P with --gateway-key HEX, or --network FILE"
             raise ConfigError(f"{role}: {option.name}: not set; give {flags}, or --config FILE with it")
-    if isinstance(config, RelayConfig) and config.advertise is None and config.listen.host in _UNSPECIFIED:
+    if isinstance(config, RelayConfig):
+        _check_dialled("relay: advertise", config.listen, config.advertise)
+    if isinstance(config, ClientConfig):
+        _check_client(config)
+
+
+def _check_dialled(option: str, listen: Address, advertise: Address | None) -> None:
+    if advertise is None and listen.host in _UNSPECIFIED:
         text = "not set, and nobody can dial the address listened on; give the one that others dial as host:port"
-        raise ConfigError(f"{role}: advertise: {text}")
+        raise ConfigError(f"{option}: {text}")
+
+
+def _check_client(config: ClientConfig) -> None:
+    if config.exit and config.exit.lower() in [name.lower() for name in config.exclude]:
+        raise ConfigError(f"client: exit: {config.exit} is excluded; take it out of exclude, or choose another")
+    if config.relay:
+        if not config.relay_nickname:
+            text = "not set; give --relay-nickname NAME, or --nickname NAME after relay"
+            raise ConfigError(f"client: relay_nickname: {text}")
+        _check_dialled("client: relay_advertise", config.relay_listen, config.relay_advertise)
 
 
 def _unknown(name: str, known: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from common.errors import Malformed
 from common.wire.socks import MAX_FIELD, Credentials, Isolate
 
 KEY_SIZE = 32  # an Ed25519 public key
+_IDENTITY = re.compile(rf"[0-9A-Fa-f]{{{2 * KEY_SIZE}}}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 NETWORK_FILE = ".toml"
 SUITES = {"fernet": Suite.FERNET, "aes-gcm": Suite.AES_GCM}
@@ -163,6 +164,23 @@ def is_network_file(raw: Any) -> bool:
     return isinstance(raw, str) and raw.endswith(NETWORK_FILE)
 
 
+def parse_relay(raw: Any) -> str:
+    """How a user calls a relay: its nickname or its identity; empty for none."""
+    if not isinstance(raw, str) or not (raw == "" or NICKNAME.fullmatch(raw) or _IDENTITY.fullmatch(raw)):
+        raise ValueError("a relay's nickname, or its identity as 64 hex digits")
+    return raw
+
+
+def parse_relays(raw: Any) -> tuple[str, ...]:
+    """Relays with commas between them."""
+    if not isinstance(raw, str):
+        raise ValueError("a text of nicknames with commas between them")
+    names = [part.strip() for part in raw.split(",")] if raw.strip() else []
+    if "" in names:
+        raise ValueError("nicknames, or identities as 64 hex digits, with commas between them")
+    return tuple(parse_relay(name) for name in names)
+
+
 def _parse_network(raw: Any) -> str:
     if not isinstance(raw, str) or not NETWORK.fullmatch(raw) or is_network_file(raw):
         raise ValueError(
@@ -221,6 +239,21 @@ _NETWORK_HELP = "name of the network that is joined, or a file network.toml that
 _NETWORK = Option("network", "private", _parse_network, "NAME|FILE", _NETWORK_HELP)
 _GATEWAYS = Option("gateways", [], parse_gateways, "H:P", "the gateways believed, by majority", required=True)
 
+# What a choice of relays costs is said where it is made.
+_HOPS = (
+    f"relays on a path, 1 to {MAX_HOPS}: with 1 that relay knows you and your target, "
+    "with 2 the exit knows your guard, more than 3 add delay and little else"
+)
+_EXCLUDE = (
+    "relays never used, by nickname or identity in hex: "
+    "a choice that others do not make tells you apart, and few relays left are easier to watch"
+)
+_EXIT = (
+    "the relay that all streams leave from, by nickname or identity in hex: "
+    "it sees all your targets in one place, and few others share it with you"
+)
+_ADVERTISE = "address that others dial; empty: the one listened on"
+
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "gateway": (
         Option("listen", "127.0.0.1:9000", parse_listen, "H:P", "address to listen on; port 0 takes any free one"),
@@ -230,7 +263,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     ),
     "relay": (
         Option("listen", "127.0.0.1:9001", parse_listen, "H:P", "address to listen on; port 0 takes any free one"),
-        Option("advertise", "", _parse_advertise, "H:P", "address that others dial; empty: the one listened on"),
+        Option("advertise", "", _parse_advertise, "H:P", _ADVERTISE),
         _GATEWAYS,
         Option("nickname", "", _parse_nickname, "NAME", "name of this relay in the network", required=True),
         _state("relay-state"),
@@ -243,7 +276,9 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _GATEWAYS,
         _NETWORK,
         _state("client-state"),
-        Option("hops", "3-5", parse_hops, "N|MIN-MAX", f"relays on a path, 1 to {MAX_HOPS}"),
+        Option("hops", "3-5", parse_hops, "N|MIN-MAX", _HOPS),
+        Option("exclude", "", parse_relays, "NAME,...", _EXCLUDE),
+        Option("exit", "", parse_relay, "NAME", _EXIT),
         Option("suite", "fernet", _parse_suite, "NAME", "cipher of the layers: fernet, or aes-gcm for speed"),
         Option(
             "socks_listen",
@@ -276,6 +311,11 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "refuse targets given to the proxy port by address, not by name",
             switch=True,
         ),
+        Option("relay", False, parse_switch, "", "be a relay of the network too while this is used", switch=True),
+        Option("relay_listen", "127.0.0.1:9001", parse_listen, "H:P", "address the relay listens on"),
+        Option("relay_advertise", "", _parse_advertise, "H:P", _ADVERTISE),
+        Option("relay_nickname", "", _parse_nickname, "NAME", "name of the relay in the network"),
+        Option("relay_exit_policy", "none", parse_policy, "RULES", "where others' streams may go from here"),
         _log_level("warning"),
     ),
 }

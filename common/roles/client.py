@@ -15,13 +15,15 @@ from typing import Self
 
 from common.directory.addresses import Address
 from common.directory.document import RelayEntry
+from common.directory.path import named
 from common.errors import Closed, EndReason, Malformed, Refused
 from common.net.deadline import Deadline
 from common.net.plug import Plug
 from common.net.pump import Pump
 from common.roles.bootstrap import DirectoryClient
+from common.roles.guard_keeper import GuardKeeper
 from common.roles.links import Links
-from common.roles.pool import CircuitPool, PathWishes
+from common.roles.pool import ANSWER_TIME, CircuitPool, PathWishes
 from common.roles.stream_socket import StreamSocket
 from common.roles.wish import Isolation, Opening, Question, Wish
 from common.wire.codec import pack_short_string
@@ -46,11 +48,13 @@ class Client:
         network: str,
         *,
         cache: Path | None = None,
+        guards: Path | None = None,
         wishes: PathWishes | None = None,
         progress: Progress = lambda _percent, _text: None,
         warn: Callable[[str], None] = lambda _text: None,
     ) -> None:
         """`gateways`: addresses and Ed25519 keys (32 bytes), of which more than half are believed.
+        `guards`: file that keeps the entry guards, without which they are chosen anew each time.
 
         `cache`: file that keeps the directory document; with several gateways each has its own beside it.
         `progress` hears percent and a sentence while starting, `warn` a sentence when paths are too short.
@@ -64,7 +68,7 @@ class Client:
         self._started = False
         self._percent = 0
         self.directory = DirectoryClient(gateways, network, cache, on_progress=self._directory_step)
-        self.circuits = CircuitPool(
+        self.pool = CircuitPool(
             self.relays,
             self.directory.refresh_soon,
             self.links,
@@ -72,6 +76,7 @@ class Client:
             self._wishes,
             self._warn_once,
             self._hop_done,
+            GuardKeeper(guards),
         )
 
     # ---- life
@@ -84,20 +89,21 @@ class Client:
         self.directory.start()
         relays = min(2, self._wishes.most)
         self.directory.wait_for(relays, Deadline(min(timeout, RELAYS_TIMEOUT)))
+        self._check_names()
         self._step(_DIRECTORY, f"{len(self.relays())} relays are listed, building a circuit")
-        self.circuits.start()
-        self.circuits.wait_ready(deadline)
+        self.pool.start()
+        self.pool.wait_ready(deadline)
         self._step(_READY, "ready")
         self.pump.call_every(SWEEP, self._sweep)
 
     def close(self) -> None:
         """Ends everything; nothing is left running."""
         deadline = Deadline(STOP_TIMEOUT)
-        self.circuits.close()
+        self.pool.close()
         self.directory.stop(deadline.left())
         self.links.close(deadline)
         self.pump.stop(deadline)
-        self.circuits.join(deadline)
+        self.pool.join(deadline)
 
     def __enter__(self) -> Self:
         try:
@@ -144,6 +150,7 @@ class Client:
                 raise Refused(reasons[0], _why(host, port, reasons[0]))
         except BaseException:
             opening.settle()
+            opening.leave()
             plug.abort()
             result.close()
             raise
@@ -213,18 +220,37 @@ class Client:
 
     def new_identity(self) -> None:
         """No circuit used so far carries another stream."""
-        self.circuits.renew()
+        self.pool.renew()
 
     # ---- helpers
 
     def _begin(self, wish: Wish, timeout: float) -> None:
         if not self._started:
             raise Closed("the client is not started: use `with Client(...) as client`, or call start()")
-        wish.timer = self.pump.call_later(timeout, lambda: wish.fail(EndReason.TIMEOUT))
-        self.circuits.assign(wish)
+        self._watch(wish, Deadline(timeout), ANSWER_TIME)
+        self.pool.assign(wish)
+
+    def _watch(self, wish: Wish, deadline: Deadline, seconds: float) -> None:
+        """Looks after a wish now and then, and ends it when its time is over."""
+
+        def look() -> None:
+            if deadline.expired:
+                wish.fail(EndReason.TIMEOUT)
+            elif not wish.settled:
+                self._watch(wish, deadline, self.pool.hurry(wish))
+
+        wish.timer = self.pump.call_later(min(seconds, deadline.left()), look)
+
+    def _check_names(self) -> None:
+        """Whether the relays that the user named are listed; raises `DirectoryError` without the exit."""
+        relays = list(self.relays())
+        self._wishes.fixed_exit(relays)
+        for name in self._wishes.exclude:
+            if named(relays, name) is None:
+                self._warn(f"no relay called {name} is listed: it cannot be excluded before it is")
 
     def _sweep(self) -> None:
-        self.circuits.sweep()
+        self.pool.sweep()
         self.links.close_idle()
 
     def _directory_step(self, percent: int, text: str) -> None:

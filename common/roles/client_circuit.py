@@ -37,7 +37,12 @@ class ClientStream(Attachment):
         self.opening = opening
         self.open = False
         self._reading = False
-        self._client_circuit = circuit
+        self.client_circuit = circuit
+
+    @property
+    def live(self) -> bool:
+        """Whether the circuit still has it."""
+        return self.circuit.attachments.get(self.stream_id) is self
 
     def opened(self, address: IPAddress) -> None:
         """The target answered."""
@@ -45,10 +50,11 @@ class ClientStream(Attachment):
         if not opening.settle():
             self.circuit.reset(self.stream_id, EndReason.DONE)
             return
+        opening.leave(winner=self)
         self.open = True
         opening.plug.write(opening.answered(address))
         if self.adopt(opening.plug):
-            self._client_circuit.pump.call(self._begin_reading)
+            self.client_circuit.pump.call(self._begin_reading)
         else:  # another thread ended the circuit in this moment
             opening.broken(EndReason.CIRCUIT_CLOSED)
             opening.plug.abort()
@@ -58,7 +64,7 @@ class ClientStream(Attachment):
         if self._reading:
             super().credit()
         elif self.open:
-            self._client_circuit.pump.call(self._begin_reading)
+            self.client_circuit.pump.call(self._begin_reading)
 
     def _begin_reading(self) -> None:
         """The pump's thread, where a plug's owner may change. Waits for `credit` while `first` is not all sent."""
@@ -86,7 +92,7 @@ class ClientStream(Attachment):
             self.opening.broken(reason)
         super().ended(reason)
         if not self.open:
-            self._client_circuit.stream_refused(self.opening, reason)
+            self.client_circuit.stream_refused(self.opening, reason)
 
 
 class ClientCircuit(CircuitEnd):
@@ -102,6 +108,8 @@ class ClientCircuit(CircuitEnd):
         self.build_seconds = 0.0
         self.used_at: float | None = None  # when it got its first stream
         self.isolation: Isolation | None = None  # of its streams; None while unused
+        self.era: int | None = None  # the same of their era
+        self.slow = False  # another circuit answered in its place
         self.ended_by: DestroyReason | None = None
         self.on_progress: Callable[[int], None] = lambda _hops: None
         self.on_end: Callable[[ClientCircuit], None] = lambda _circuit: None
@@ -135,8 +143,16 @@ class ClientCircuit(CircuitEnd):
 
     @property
     def worn(self) -> bool:
-        """Whether it has nearly used its stream ids, or carries as many streams as an exit takes."""
-        return self.endpoint.used_streams >= MAX_STREAMS or self.endpoint.open_streams >= MAX_OPEN_STREAMS
+        """Whether it has nearly used its stream ids, carries as many streams as an exit takes, or was too slow."""
+        full = self.endpoint.used_streams >= MAX_STREAMS or self.endpoint.open_streams >= MAX_OPEN_STREAMS
+        return full or self.slow
+
+    @property
+    def carries_streams(self) -> bool:
+        """Whether a stream is open on it; one that waits for its answer is not."""
+        with self.lock:
+            attachments = list(self.attachments.values())
+        return any(isinstance(stream, ClientStream) and stream.open for stream in attachments)
 
     def begin(self, opening: Opening) -> None:
         """Opens a stream; raises `Closed` when the circuit is gone, `TooLarge` when it is worn out."""
@@ -145,7 +161,8 @@ class ClientCircuit(CircuitEnd):
             if self.closed:
                 raise Closed("the circuit has ended", self.ended_by)
             stream_id = self.endpoint.begin(opening.host, opening.port, monotonic(), opening.flags)
-            self.attachments[stream_id] = ClientStream(self, stream_id, opening)
+            self.attachments[stream_id] = stream = ClientStream(self, stream_id, opening)
+            opening.streams.append(stream)
             self.queue_cells()
         self.link.flush()
 
@@ -161,6 +178,7 @@ class ClientCircuit(CircuitEnd):
 
     def stream_refused(self, opening: Opening, reason: EndReason) -> None:
         """The exit or the circuit gave an opening up: it may go elsewhere."""
+        opening.let_go()
         if reason in RETRIED:
             if reason is not EndReason.CIRCUIT_CLOSED:
                 opening.avoid.add(self.exit.descriptor.identity)
@@ -199,6 +217,7 @@ class ClientCircuit(CircuitEnd):
         self._settled.set()
         self.close_streams(EndReason.CIRCUIT_CLOSED)
         for question in questions:
+            question.let_go()
             self.retry(question)
         self.on_end(self)
 

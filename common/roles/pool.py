@@ -1,20 +1,18 @@
 """The client's circuits: some built ahead, each used by one isolation key, replaced when they die or age.
 
 A wish that finds no circuit waits here while one is built. Building needs waiting, so each circuit is built on a
-short-lived thread. A relay that did not answer is avoided for a while where the path can do without it.
+short-lived thread. Circuits begin with an entry guard; any other relay that did not answer is avoided for a while
+where the path can do without it.
 """
 
 import logging
-import secrets
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from time import monotonic
 
-from common.crypto.handshake import Suite
-from common.directory.descriptor import Descriptor
+from common.circuit.build_timeout import BuildTimes
 from common.directory.document import RelayEntry
-from common.directory.path import Path, choose_path, draw_hops
+from common.directory.path import Path
 from common.errors import (
     AuthenticationFailed,
     Closed,
@@ -27,27 +25,24 @@ from common.errors import (
 from common.net.deadline import Deadline
 from common.net.pump import Pump
 from common.roles.client_circuit import ClientCircuit
+from common.roles.guard_keeper import GuardKeeper
 from common.roles.links import Links
-from common.roles.wish import MAX_TRIES, WEB_PORTS, Wish
+from common.roles.path_choice import PathChooser, PathWishes
+from common.roles.wish import MAX_TRIES, Wish
+
+__all__ = ["CircuitPool", "PathWishes"]
 
 SPARE = 2  # unused circuits kept ready, so that a request, and one with another isolation, wait for none
 MAX_BUILDING = 16  # threads that build at a time
 MAX_AGE = 600.0  # seconds after its first stream in which a circuit takes new ones: linking them is the cost
 MAX_IDLE_AGE = 3_000.0  # seconds an unused circuit is kept: relays renew their onion keys every day
-BUILD_TIMEOUT = 8.0  # seconds for a whole circuit: 8 hops at 300 ms a round trip take 6
+ANSWER_TIME = 4.0  # seconds after which a stream is asked for on another circuit too: slow targets answer in two
+HEDGED_TRIES = 3  # circuits that are so asked at most: a target that is down is asked for at three exits
+STUCK = 3  # circuits in a row that a guard could not extend: then it is the guard that does not work
 AVOID = 30.0  # seconds a relay that did not answer is avoided: the directory drops it much sooner if it is gone
 RETRY_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # seconds between failed builds; the last one repeats
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class PathWishes:
-    """How paths are chosen."""
-
-    fewest: int = 3
-    most: int = 5
-    suite: Suite = Suite.FERNET
 
 
 class CircuitPool:
@@ -62,8 +57,10 @@ class CircuitPool:
         wishes: PathWishes,
         warn: Callable[[str], None],
         on_hop: Callable[[int, int], None] = lambda _done, _of: None,
+        guards: GuardKeeper | None = None,
     ) -> None:
-        self._relays = relays
+        self.guards = guards or GuardKeeper()
+        self._chooser = PathChooser(relays, wishes, self.guards)
         self._refresh = refresh
         self._links = links
         self._pump = pump
@@ -79,6 +76,9 @@ class CircuitPool:
         self._builders: set[threading.Thread] = set()
         self._failures = 0  # builds failed in a row
         self._avoid: dict[bytes, float] = {}  # identity: until when
+        self._stuck = 0  # circuits in a row that failed at the second hop
+        self._times = BuildTimes()
+        self._era = 0  # rises with each new identity
         self._last_error: Exception | None = None
         self._closed = False
 
@@ -92,13 +92,14 @@ class CircuitPool:
         """Gives a wish a circuit, now or when one is built; never waits."""
         while not wish.settled:
             if wish.tries >= MAX_TRIES:
-                wish.fail(EndReason.POLICY if wish.avoid else EndReason.CIRCUIT_CLOSED)
+                if not wish.pending:
+                    wish.fail(EndReason.POLICY if wish.avoid else EndReason.CIRCUIT_CLOSED)
                 return
             circuit = self._claim(wish)
             if circuit is None:
                 break
             try:
-                wish.begin_on(circuit)
+                wish.ask(circuit)
             except (Closed, ProtocolError):
                 continue  # it ended this moment, or has no stream id left
             if circuit.endpoint.used_streams == 1:  # it was a spare one
@@ -106,10 +107,23 @@ class CircuitPool:
             return
         if self._closed:
             wish.fail(EndReason.CIRCUIT_CLOSED)
-        elif self._hopeless(wish):
+        elif not wish.pending and self._hopeless(wish):
             wish.fail(EndReason.POLICY)
         else:
             self._build_missing()
+
+    def hurry(self, wish: Wish) -> float:
+        """Asks one more circuit when those asked have not answered in time; never waits.
+
+        Returns the seconds after which it is worth calling again.
+        """
+        waited = monotonic() - wish.asked_at
+        if not wish.pending or wish.tries >= HEDGED_TRIES:
+            return ANSWER_TIME
+        if waited < ANSWER_TIME:
+            return ANSWER_TIME - waited
+        self.assign(wish)
+        return ANSWER_TIME
 
     def wait_ready(self, deadline: Deadline) -> None:
         """Waits for the first circuit; raises `Unreachable` with the reason there is none."""
@@ -124,7 +138,9 @@ class CircuitPool:
         return f"no circuit could be built: {self._last_error or 'no relay has answered yet'}"
 
     def renew(self) -> None:
-        """New identity: no circuit of now gets another stream."""
+        """New identity: what is asked for from now on shares no circuit with anything before."""
+        with self._changed:
+            self._era += 1
         self._retire(lambda _circuit: True)
         self._build_missing()
 
@@ -133,6 +149,8 @@ class CircuitPool:
         now = monotonic()
 
         def old(circuit: ClientCircuit) -> bool:
+            if circuit.slow:
+                return True
             if circuit.used_at is None:
                 return now - circuit.born > MAX_IDLE_AGE
             return now - circuit.used_at > MAX_AGE
@@ -145,6 +163,11 @@ class CircuitPool:
         """The live ones, unused ones included."""
         with self._changed:
             return list(self._circuits)
+
+    def build_limit(self, hops: int) -> float:
+        """Seconds after which a circuit of so many hops is given up now."""
+        with self._changed:
+            return self._times.limit(hops)
 
     def close(self) -> None:
         """Ends all circuits; builders end when their links do."""
@@ -169,9 +192,13 @@ class CircuitPool:
         with self._changed:
             if self._closed:
                 return None
+            if wish.era is None:
+                wish.era = self._era
             unused: ClientCircuit | None = None
             for circuit in self._circuits:
-                if circuit.isolation is not None and circuit.isolation != wish.isolation:
+                if circuit.isolation is not None and not _shared(circuit, wish):
+                    continue
+                if circuit in wish.asked:
                     continue
                 if circuit.worn or circuit.closed or not wish.fits(circuit.exit.descriptor):
                     continue
@@ -180,6 +207,7 @@ class CircuitPool:
                 unused = unused or circuit
             if unused is not None:
                 unused.isolation = wish.isolation
+                unused.era = wish.era
                 unused.used_at = monotonic()
             elif wish not in self._waiting:
                 self._waiting.append(wish)
@@ -187,8 +215,7 @@ class CircuitPool:
 
     def _hopeless(self, wish: Wish) -> bool:
         """Whether no listed relay would serve it."""
-        relays = list(self._relays())
-        return bool(relays) and not any(wish.fits(entry.descriptor) for entry in relays)
+        return self._chooser.hopeless(wish.fits)
 
     def _retire(self, old: Callable[[ClientCircuit], bool]) -> None:
         """Takes circuits out of use, and ends those on which nothing runs any more."""
@@ -207,7 +234,7 @@ class CircuitPool:
             self._waiting = [wish for wish in self._waiting if not wish.settled]
             unused = sum(circuit.isolation is None for circuit in self._circuits)
             # Unused ones do not count against wishes: those wait because none of these exits serves them.
-            wanted = len({wish.isolation for wish in self._waiting}) + max(0, SPARE - unused)
+            wanted = len({(wish.era, wish.isolation) for wish in self._waiting}) + max(0, SPARE - unused)
             count = 0 if self._closed else min(wanted, MAX_BUILDING) - self._building
             threads = [
                 threading.Thread(target=self._run, name="builder", daemon=True) for _ in range(max(0, count))
@@ -251,11 +278,15 @@ class CircuitPool:
             circuit.end()
 
     def _build(self, wish: Wish | None) -> ClientCircuit:
-        path = self._choose(wish)
+        now = monotonic()
+        with self._changed:
+            self._avoid = {identity: until for identity, until in self._avoid.items() if until > now}
+            avoid = set(self._avoid)
+        path = self._chooser.choose(wish.fits if wish is not None else None, avoid)
         if path.warning is not None:
             self._warn(path.warning)
         first = path.relays[0].descriptor
-        deadline = Deadline(BUILD_TIMEOUT)
+        deadline = Deadline(self.build_limit(len(path.relays)))
         done = 0
         try:
             link = self._links.obtain((first.address.host, first.address.port), first.identity, deadline)
@@ -268,38 +299,38 @@ class CircuitPool:
             finally:
                 done = circuit.hops_done
         except (Closed, AuthenticationFailed):
-            self._suspect(path.relays[min(done, len(path.relays) - 1)])
+            self._blame(path, done, deadline.expired)
             raise
+        with self._changed:
+            self._times.built(circuit.build_seconds, len(path.relays))
+            self._stuck = 0
+        self.guards.worked(first.identity)
         return circuit
 
-    def _choose(self, wish: Wish | None) -> Path:
-        """A path that avoids suspected relays unless it would be too short without them."""
-        now = monotonic()
+    def _blame(self, path: Path, done: int, late: bool) -> None:
+        """A circuit was not built: the hop after those that are done did not answer."""
+        at = min(done, len(path.relays) - 1)
         with self._changed:
-            self._avoid = {identity: until for identity, until in self._avoid.items() if until > now}
-            avoid = set(self._avoid)
-        relays = list(self._relays())
-        hops = draw_hops(self._wishes.fewest, self._wishes.most)
-        if avoid:
-            try:
-                path = self._draw(relays, hops, wish, avoid)
-                if len(path.relays) >= self._wishes.fewest:
-                    return Path(path.relays)
-            except DirectoryError:
-                pass  # then with all relays, and the error, if any, is the user's to see
-        path = self._draw(relays, hops, wish, set())
-        return path if len(path.relays) < self._wishes.fewest else Path(path.relays)
+            if late:
+                self._times.given_up()
+            self._stuck = self._stuck + 1 if at == 1 else 0
+            stuck = self._stuck >= STUCK
+        if at == 0 or stuck:
+            self.guards.failed(path.relays[0].descriptor.identity)
+        if at == 0 and late:
+            self._leave(path.relays[0].descriptor.identity)
+        if at > 0 or not self.guards.guards:  # a guard's own rule says when to try it again
+            self._suspect(path.relays[at])
 
-    def _draw(self, relays: list[RelayEntry], hops: int, wish: Wish | None, avoid: set[bytes]) -> Path:
-        """A path whose exit serves the wish by address and port, or the web where there is no wish."""
-        fits = wish.fits if wish is not None else _serves_web
-        exits = [entry.descriptor.identity for entry in relays if fits(entry.descriptor)]
-        exits = [identity for identity in exits if identity not in avoid]
-        if not exits and wish is None:
-            return choose_path(relays, hops, exclude=avoid)
-        if not exits:
-            raise DirectoryError("no relay that can be used lets streams out to the target")
-        return choose_path(relays, hops, exclude=avoid, exit=secrets.choice(exits))
+    def _leave(self, first: bytes) -> None:
+        """A first hop says nothing any more: what waits on circuits through it is asked for elsewhere."""
+        with self._changed:
+            through = [circuit for circuit in self._circuits if circuit.path[0].descriptor.identity == first]
+        for circuit in through:
+            if circuit.carries_streams:
+                circuit.slow = True
+            else:
+                circuit.end(DestroyReason.TIMEOUT)
 
     def _suspect(self, entry: RelayEntry) -> None:
         with self._changed:
@@ -312,7 +343,7 @@ class CircuitPool:
             self._last_error = error
             self._changed.notify_all()
         self._refresh()
-        if wish is not None and isinstance(error, DirectoryError) and self._hopeless(wish):
+        if wish is not None and isinstance(error, DirectoryError) and not wish.pending and self._hopeless(wish):
             wish.fail(EndReason.POLICY)
 
     def _serve_waiting(self) -> None:
@@ -334,6 +365,6 @@ class CircuitPool:
         self._build_missing()
 
 
-def _serves_web(exit_: Descriptor) -> bool:
-    """Whether a circuit that ends there can be expected to serve somebody."""
-    return any(map(exit_.policy.may_allow_port, WEB_PORTS))
+def _shared(circuit: ClientCircuit, wish: Wish) -> bool:
+    """Whether a wish may join the streams of a circuit."""
+    return (circuit.isolation, circuit.era) == (wish.isolation, wish.era)

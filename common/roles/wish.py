@@ -1,13 +1,18 @@
 """What somebody asked of the network, a stream or a look-up, from the wish until the answer.
 
 Until then nothing was promised to the application, so it may move from a circuit that dies, or whose exit refuses,
-to another. `settle` decides exactly once how it ends: answered, refused, too late or given up.
+to another. When no answer comes for a while it is asked on another circuit *too*, and the first answer wins.
+`settle` decides exactly once how it ends: answered, refused, too late or given up.
+
+That a stream is asked for twice does no harm to what is said on it: nothing the application says leaves before an
+answer, so the target of the loser gets at most a connection that is closed without a byte.
 """
 
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from ipaddress import ip_address
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from common.directory.descriptor import Descriptor
@@ -17,7 +22,7 @@ from common.net.pump import Timer
 from common.wire.messages import BeginFlags, IPAddress, Sought
 
 if TYPE_CHECKING:
-    from common.roles.client_circuit import ClientCircuit
+    from common.roles.client_circuit import ClientCircuit, ClientStream
 
 MAX_TRIES = 4  # circuits per stream: the application has its own patience, and exits are no port scanners
 RETRIED = frozenset({EndReason.POLICY, EndReason.LIMIT, EndReason.INTERNAL, EndReason.CIRCUIT_CLOSED})
@@ -36,8 +41,12 @@ class Wish(ABC):
         self.tries = 0
         self.avoid: set[bytes] = set()  # identities of exits that refused
         self.timer: Timer | None = None
+        self.era: int | None = None  # of the pool, when it was asked for: circuits are not shared across eras
+        self.asked: list[ClientCircuit] = []  # circuits it was begun on
+        self.asked_at = 0.0  # when last
+        self.pending = 0  # circuits that may still answer
         self._settled = False
-        self._lock = threading.Lock()  # guards `_settled`
+        self._lock = threading.Lock()  # guards `_settled` and `pending`
 
     @property
     def settled(self) -> bool:
@@ -48,6 +57,23 @@ class Wish(ABC):
     @abstractmethod
     def port(self) -> int | None:
         """What the exit must let out to, where that matters."""
+
+    def ask(self, circuit: "ClientCircuit") -> None:
+        """Asks the circuit's exit; raises `Closed` or `TooLarge`."""
+        with self._lock:
+            self.pending += 1
+        self.asked.append(circuit)
+        self.asked_at = monotonic()
+        try:
+            self.begin_on(circuit)
+        except BaseException:
+            self.let_go()
+            raise
+
+    def let_go(self) -> None:
+        """A circuit will not answer."""
+        with self._lock:
+            self.pending -= 1
 
     def settle(self) -> bool:
         """True for the first caller, who then tells the application; False for all others."""
@@ -102,6 +128,7 @@ class Opening(Wish):
         self.broken = broken
         self.flags = flags
         self.first = first
+        self.streams: list[ClientStream] = []  # one for each circuit it was begun on
         self._port = port
         self._address = _literal(host)
         self._refuse_stream = refused
@@ -123,7 +150,18 @@ class Opening(Wish):
         """See `Wish`."""
         circuit.begin(self)
 
+    def leave(self, winner: "ClientStream | None" = None) -> None:
+        """Resets its streams but the one that answered first; circuits that were slower get no new streams."""
+        for stream in list(self.streams):  # one may just be begun elsewhere: its answer finds the wish settled
+            if stream is not winner and stream.live:
+                if winner is not None:
+                    stream.client_circuit.slow = True
+                stream.circuit.reset(stream.stream_id, EndReason.DONE)
+        self.asked.clear()
+        self.streams.clear()
+
     def _refuse(self, reason: EndReason) -> None:
+        self.leave()
         self._refuse_stream(reason)
 
 

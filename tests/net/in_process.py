@@ -130,7 +130,7 @@ class InProcess:
 
 def circuit_of(client: Client, isolation: tuple[str, ...] = ()) -> ClientCircuit:
     """The circuit on which streams of that isolation run."""
-    own = [circuit for circuit in client.circuits.circuits if circuit.isolation == isolation]
+    own = [circuit for circuit in client.pool.circuits if circuit.isolation == isolation]
     return max(own, key=lambda circuit: len(circuit.attachments))
 
 

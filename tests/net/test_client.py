@@ -15,8 +15,9 @@ import pytest
 from common.errors import DirectoryError, EndReason, Refused, Unreachable
 from common.net.deadline import Deadline
 from common.roles import exit as exit_module
-from common.roles.client import Client
+from common.roles.client import Client, _Quiet
 from common.roles.client_circuit import ClientCircuit
+from common.roles.wish import Opening
 from common.wire.cells import Command
 from tests.net.in_process import (
     NETWORK,
@@ -71,10 +72,10 @@ def _connect(client: Client, target: Target, isolation: tuple[str, ...] = ()) ->
 
 def test_only_the_first_hop_ever_sees_a_connection_from_the_client(network: InProcess) -> None:
     with network.client(5) as client, Target(echo) as target, _connect(client, target) as sock:
-        wait_until(lambda: len(client.circuits.circuits) == 3)  # the two spare ones are up too
+        wait_until(lambda: len(client.pool.circuits) == 3)  # the two spare ones are up too
         sock.sendall(b"x")
         assert sock.recv(1) == b"x"
-        first_hops = {network.path(circuit)[0].identity for circuit in client.circuits.circuits}
+        first_hops = {network.path(circuit)[0].identity for circuit in client.pool.circuits}
         assert {link.identity for link in client.links.all} == first_hops
         # Both ends' addresses: two connections may share one local port when they go to different places.
         ours = {(link._sock.getsockname(), link._sock.getpeername()) for link in client.links.all}
@@ -104,7 +105,7 @@ def test_circuits_of_one_to_eight_hops_work(network: InProcess, hops: int) -> No
 def test_fewer_relays_than_hops_wanted_give_a_warning_and_a_shorter_path(tmp_path: Path) -> None:
     warnings: list[str] = []
     with InProcess(tmp_path, 2) as network, network.client(4, warnings.append) as client:
-        assert {len(circuit.path) for circuit in client.circuits.circuits} == {2}
+        assert {len(circuit.path) for circuit in client.pool.circuits} == {2}
         assert len(warnings) == 1
         assert "2 relays instead of 4" in warnings[0]
 
@@ -126,7 +127,7 @@ def test_different_isolation_never_shares_a_circuit(network: InProcess, client: 
         for sock in socks:
             sock.sendall(b"x")
         assert all(sock.recv(1) == b"x" for sock in socks)
-        used = [circuit for circuit in client.circuits.circuits if circuit.isolation is not None]
+        used = [circuit for circuit in client.pool.circuits if circuit.isolation is not None]
         assert sorted(circuit.isolation or () for circuit in used) == sorted(keys)
         assert all(len(circuit.attachments) == 3 for circuit in used)
         for sock in socks:
@@ -135,10 +136,12 @@ def test_different_isolation_never_shares_a_circuit(network: InProcess, client: 
 
 def test_a_new_identity_uses_no_circuit_of_before(client: Client) -> None:
     with Target(echo) as target, _connect(client, target) as sock:
-        before = client.circuits.circuits
-        client.new_identity()
-        with _connect(client, target):
-            assert circuit_of(client) not in before
+        before = set(client.pool.circuits)
+        for _ in range(10):
+            client.new_identity()
+            with _connect(client, target):
+                assert circuit_of(client) not in before
+                before |= set(client.pool.circuits)
         sock.sendall(b"still here")
         assert receive_exactly(sock, 10) == b"still here"
 
@@ -249,7 +252,7 @@ def test_a_thousand_streams_use_a_constant_number_of_links(network: InProcess, c
 
     with Target(echo) as target:
         _connect(client, target).close()
-        wait_until(lambda: len(client.circuits.circuits) == 3)
+        wait_until(lambda: len(client.pool.circuits) == 3)
         before = counts()
         open_files = descriptors()
 
@@ -434,6 +437,25 @@ def test_a_circuit_that_ends_breaks_its_streams_with_an_error_and_no_others(clie
             assert again.recv(1) == b"x"
 
 
+def test_a_circuit_that_ends_as_the_target_answers_breaks_its_stream(client: Client) -> None:
+    """Between the answer and the stream's own socket there is a moment that a busy machine makes long."""
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(PATIENCE)
+    broken = threading.Event()
+
+    def answered(_address: object) -> bytes:
+        circuit_of(client).end()
+        return b""
+
+    with Target(echo) as target, theirs:
+        plug = client.pump.attach(ours, _Quiet())
+        client.open(
+            Opening(target.host, target.port, plug, answered, lambda _reason: None, lambda _reason: broken.set())
+        )
+        assert receive_all(theirs) == b""
+    assert broken.wait(PATIENCE)
+
+
 def test_a_target_that_resets_is_an_error_and_not_an_end(client: Client) -> None:
     def serve(sock: socket.socket, _ending: threading.Event) -> None:
         sock.recv(1)
@@ -549,9 +571,7 @@ def test_a_circuit_whose_relay_says_nothing_is_given_up_in_time(network: InProce
         first = relays[0].descriptor
         address = first.address.host, first.address.port
         link = client.links.obtain(address, first.identity, Deadline(PATIENCE))
-        circuit = ClientCircuit(
-            relays[:3], client.circuits.circuits[0].origin._suite, link, client.links, client.pump
-        )
+        circuit = ClientCircuit(relays[:3], client.pool.circuits[0].origin._suite, link, client.links, client.pump)
         swallowed = network.member(first.identity).relay.relay
         real, swallowed.links._new_circuit = swallowed.links._new_circuit, _swallow
         try:

@@ -164,7 +164,7 @@ def test_an_exit_that_answers_another_question_loses_its_circuit(
 
     monkeypatch.setattr(RelayCircuit, "_look_up", lie)
     with network.client(2) as client:
-        before = client.circuits.circuits
+        before = client.pool.circuits
         with pytest.raises(Refused):
             client.resolve("localhost")
         assert any(circuit.ended_by is DestroyReason.PROTOCOL for circuit in before)
@@ -198,7 +198,7 @@ def test_required_credentials_are_required_in_every_protocol(client: Client) -> 
 
 def keys(client: Client) -> set[tuple[str, ...]]:
     """Of circuits with a stream on them."""
-    circuits = client.circuits.circuits
+    circuits = client.pool.circuits
     return {circuit.isolation for circuit in circuits if circuit.attachments and circuit.isolation}
 
 
@@ -220,11 +220,11 @@ def test_isolation_by_choice(client: Client, isolate: set[Isolate], expected: li
         asked = [(b"a", "localhost", one), (b"b", "LOCALHOST", one), (b"a", "127.0.0.1", one), (b"a", "localhost", two)]
         used: list[int] = []
         for user, host, target in asked:
-            before = {id(circuit): set(circuit.attachments) for circuit in client.circuits.circuits}
+            before = {id(circuit): set(circuit.attachments) for circuit in client.pool.circuits}
             sock = stack.enter_context(dial(proxy))
             sock.sendall(password(user, b"x") + request5(host, target.port))
             receive_exactly(sock, 14)
-            used += [id(c) for c in client.circuits.circuits if set(c.attachments) - before.get(id(c), set())]
+            used += [id(c) for c in client.pool.circuits if set(c.attachments) - before.get(id(c), set())]
         assert [used.index(circuit) for circuit in used] == expected
 
 

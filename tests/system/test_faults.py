@@ -142,7 +142,7 @@ def test_thousands_of_short_streams_while_relays_die_all_end(network: Network, c
             for _ in range(2):
                 before = outcomes["right"]
                 wait_until(lambda: outcomes["right"] > before + 300)  # noqa: B023
-                relay = network.path(next(c for c in client.circuits.circuits if c.attachments))[1]
+                relay = network.path(next(c for c in client.pool.circuits if c.attachments))[1]
                 relay.kill()
                 network.restart(relay)
             before = outcomes["right"]

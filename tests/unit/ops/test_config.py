@@ -356,3 +356,52 @@ def test_the_launcher_keeps_the_proxys_password_off_the_clients_command_line(for
     assert left == ["socks", "--listen", "127.0.0.1:0"]
     assert hidden == {"TOR_NETWORK_PROXY_AUTH": "alice:sesame"}
     assert hide_secrets(["socks", "--proxy-auth"]) == (["socks", "--proxy-auth"], {})
+
+
+def client_error(argv: list[str], environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load("client", [*GATEWAY, *argv], environ or {})
+    return str(caught.value)
+
+
+def test_relays_are_named_by_nickname_or_identity() -> None:
+    config = load("client", [*GATEWAY, "--exclude", f"r1, {KEY}", "--exit", "r2"], {})
+    assert config.exclude == ("r1", KEY)
+    assert config.exit == "r2"
+    assert load("client", GATEWAY, {}).exclude == ()
+
+
+@pytest.mark.parametrize("text", ["a b", "r1,,r2", ",", "x" * 20, KEY + "a", "ä"])
+def test_a_name_that_no_relay_can_have_is_refused(text: str) -> None:
+    assert "command line: --exclude: " in client_error(["--exclude", text])
+    assert "command line: --exit: " in client_error(["--exit", text])
+
+
+def test_an_exit_that_is_excluded_is_a_sentence() -> None:
+    assert client_error(["--exclude", "r1,R2", "--exit", "r2"]).startswith("client: exit: r2 is excluded")
+
+
+def test_what_choosing_relays_costs_stands_in_the_help() -> None:
+    text = " ".join(build_parser("client").format_help().split())
+    for cost in ("that relay knows you and your target", "tells you apart", "sees all your targets in one place"):
+        assert cost in text
+
+
+def test_a_client_is_a_relay_by_command_by_option_and_by_file(tmp_path: Path) -> None:
+    path = toml(tmp_path, 'relay = true\nrelay_nickname = "home"\nrelay_listen = "127.0.0.1:7"', "client.toml")
+    assert load("client", ["--config", path, *GATEWAY], {}).relay_nickname == "home"
+    argv = [*GATEWAY, "relay", "--nickname", "home", "--listen", "0.0.0.0:7", "--advertise", "a.example:7"]
+    config, command = load_client([*argv, "--exit-policy", "default"], {}, tmp_path)
+    assert (config.relay, command.name) == (True, "relay")
+    assert config.relay_listen == Address("0.0.0.0", 7)
+    assert config.relay_advertise == Address("a.example", 7)
+    assert config.relay_exit_policy == "default"
+    assert load("client", [*GATEWAY, "--relay", "--relay-nickname", "home"], {}).relay
+    assert not load("client", GATEWAY, {}).relay
+    assert load("client", GATEWAY, {"TOR_NETWORK_RELAY": "false"}).relay is False
+
+
+def test_a_relay_of_a_client_needs_a_name_and_an_address() -> None:
+    assert client_error(["--relay"]).startswith("client: relay_nickname: not set")
+    assert client_error(["relay", "--nickname", "x", "--listen", "[::]:7"]).startswith("client: relay_advertise: not set")
+    assert client_error([], {"TOR_NETWORK_RELAY": "yes"}) == "environment: TOR_NETWORK_RELAY: 'yes' is not true or false"

@@ -1,0 +1,319 @@
+"""How a client chooses, leaves and renews circuits: guards, slow circuits, new identities, the user's wishes."""
+
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from common.circuit import build_timeout
+from common.directory.guards import decode
+from common.errors import ConfigError, DirectoryError, TooLarge
+from common.roles import client as client_module
+from common.roles import pool as pool_module
+from common.roles.client import Client, _Quiet
+from common.roles.client_circuit import ClientCircuit
+from common.roles.pool import PathWishes
+from common.roles.wish import Opening
+from tests.net.in_process import NETWORK, PATIENCE, InProcess, Member, circuit_of, threads, wait_until
+from tests.system.targets import Target, echo
+
+FEW_SECONDS = 15.0  # a busy machine's
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    with InProcess(tmp_path_factory.mktemp("network"), 6) as network:
+        yield network
+
+
+@contextmanager
+def started(
+    network: InProcess, wishes: PathWishes | None = None, guards: Path | None = None, warn: Callable[[str], None] = print
+) -> Iterator[Client]:
+    with Client([network.pin], NETWORK, wishes=wishes or PathWishes(3, 3), guards=guards, warn=warn) as client:
+        yield client
+
+
+def answers(client: Client, target: Target, isolation: tuple[str, ...] = ()) -> bool:
+    with client.connect(target.host, target.port, isolation) as sock:
+        sock.settimeout(PATIENCE)
+        sock.sendall(b"x")
+        return sock.recv(1) == b"x"
+
+
+def first_hops(client: Client) -> set[bytes]:
+    return {circuit.path[0].descriptor.identity for circuit in client.pool.circuits}
+
+
+# ---- guards
+
+
+def test_all_circuits_begin_with_one_guard_also_after_a_restart(network: InProcess, tmp_path: Path) -> None:
+    file = tmp_path / "guards.json"
+    seen: set[bytes] = set()
+    for _ in range(2):
+        with started(network, guards=file) as client, Target(echo) as target:
+            for number in range(10):
+                assert answers(client, target, (str(number),))
+                seen |= first_hops(client)
+                client.new_identity()
+    assert seen == {decode(file.read_bytes())[0].identity}
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_damaged_guards_file_is_a_sentence_and_is_not_replaced(network: InProcess, tmp_path: Path) -> None:
+    file = tmp_path / "guards.json"
+    file.write_text("{")
+    with pytest.raises(ConfigError, match=r"guards.json: is damaged; restore it, or remove it"):
+        Client([network.pin], NETWORK, guards=file)
+    assert file.read_text() == "{"
+
+
+def test_a_small_network_has_no_guards(tmp_path: Path) -> None:
+    file = tmp_path / "guards.json"
+    with InProcess(tmp_path, 3) as network, started(network, guards=file) as client, Target(echo) as target:
+        assert answers(client, target)
+        assert client.pool.guards.guards == ()
+
+
+@pytest.mark.parametrize("hops", [3, 4, 5])
+def test_five_relays_are_enough_for_paths_of_five_with_guards(tmp_path: Path, hops: int) -> None:
+    warnings: list[str] = []
+    with InProcess(tmp_path, 5) as network, started(network, PathWishes(hops, hops), warn=warnings.append) as client:
+        with Target(echo) as target:
+            assert all(answers(client, target, (str(number),)) for number in range(5))
+        assert {len(circuit.path) for circuit in client.pool.circuits} == {hops}
+    assert not warnings
+
+
+def test_a_client_whose_guard_dies_works_within_seconds_and_returns_to_it(tmp_path: Path) -> None:
+    with InProcess(tmp_path, 6) as network, started(network) as client, Target(echo) as target:
+        assert answers(client, target)
+        guard = client.pool.guards.guards[0].identity
+        network.member(guard).relay.stop(5.0)
+        start = monotonic()
+        assert answers(client, target)
+        assert monotonic() - start < FEW_SECONDS
+        assert guard not in first_hops(client)
+        assert client.pool.guards.guards[0].identity == guard, "it keeps its place"
+
+
+def test_a_guard_that_leads_nowhere_is_left(network: InProcess) -> None:
+    """It answers the client and extends to nobody."""
+
+    def refuse(*_: object) -> None:
+        raise TooLarge("no")
+
+    with started(network) as client, Target(echo) as target:
+        assert answers(client, target)
+        guard = client.pool.guards.guards[0].identity
+        wait_until(lambda: len(client.pool.circuits) == 3)  # none is being built any more
+        relay = network.member(guard).relay.relay
+        relay._extend = refuse  # type: ignore[method-assign, assignment]
+        try:
+            client.new_identity()
+            assert answers(client, target)
+            assert circuit_of(client).path[0].descriptor.identity != guard
+        finally:
+            del relay._extend
+
+
+def test_a_client_whose_guard_freezes_works_within_seconds(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its links stay up, and nothing comes: the stream moves to another guard by itself."""
+    for module in (pool_module, client_module):
+        monkeypatch.setattr(module, "ANSWER_TIME", 0.3)
+    monkeypatch.setattr(build_timeout, "CEILING", 1.0)
+    monkeypatch.setattr(build_timeout, "FLOOR", 1.0)
+    with started(network) as client, Target(echo) as target:
+        assert answers(client, target)
+        wait_until(lambda: len(client.pool.circuits) == 3)
+        guard = client.pool.guards.guards[0].identity
+        links = network.member(guard).relay.relay.links
+        real, links._new_circuit = links._new_circuit, lambda *_: Mute()
+        for circuit in client.pool.circuits:
+            swallow(circuit)
+        try:
+            start = monotonic()
+            assert answers(client, target)
+            assert monotonic() - start < FEW_SECONDS
+            usable = [circuit for circuit in client.pool.circuits if not circuit.worn]
+            assert guard not in {circuit.path[0].descriptor.identity for circuit in usable}
+        finally:
+            links._new_circuit = real
+
+
+class Mute:
+    """A circuit of a relay that has frozen."""
+
+    def cell(self, command: int, body: bytes, touched: object) -> None:
+        pass
+
+    def failed(self, reason: object, touched: object) -> None:
+        pass
+
+    def drained(self) -> None:
+        pass
+
+
+# ---- circuits that do not answer
+
+
+def swallow(circuit: ClientCircuit) -> None:
+    """From now on nothing that comes on this circuit is heard."""
+    circuit.cell = lambda *_: None  # type: ignore[method-assign]
+
+
+def test_a_stream_that_is_not_answered_is_asked_for_elsewhere_and_said_once(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Targets of the circuits that were too slow get a connection that is closed without a byte."""
+    monkeypatch.setattr(pool_module, "ANSWER_TIME", 0.2)
+    monkeypatch.setattr(client_module, "ANSWER_TIME", 0.2)
+    heard: list[bytes] = []
+    ended = threading.Semaphore(0)
+
+    def serve(sock: socket.socket, _ending: threading.Event) -> None:
+        data = b""
+        try:
+            data = sock.recv(100)
+            sock.sendall(data)
+        except ConnectionResetError:
+            pass  # how an exit ends what nobody waits for
+        finally:
+            heard.append(data)
+            ended.release()
+
+    with started(network) as client, Target(serve) as target:
+        wait_until(lambda: len(client.pool.circuits) == 2)
+        silent = client.pool.circuits
+        for circuit in silent:
+            swallow(circuit)
+        with client.connect(target.host, target.port) as sock:
+            sock.settimeout(PATIENCE)
+            sock.sendall(b"once")
+            assert sock.recv(4) == b"once"
+            winner = next(circuit for circuit in client.pool.circuits if circuit.attachments)
+            assert winner not in silent
+            assert all(circuit.slow and not circuit.attachments for circuit in silent)
+        for _ in range(3):
+            assert ended.acquire(timeout=PATIENCE)
+        assert sorted(heard) == [b"", b"", b"once"]
+        with client.connect(target.host, target.port):
+            assert not any(circuit.attachments for circuit in silent), "slow circuits get no new streams"
+
+
+def test_a_look_up_that_is_not_answered_is_asked_elsewhere(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "ANSWER_TIME", 0.2)
+    monkeypatch.setattr(client_module, "ANSWER_TIME", 0.2)
+    with started(network) as client:
+        wait_until(lambda: len(client.pool.circuits) == 2)
+        for circuit in client.pool.circuits:
+            swallow(circuit)
+        assert client.resolve("localhost")
+
+
+def test_the_time_for_a_circuit_is_learned(network: InProcess) -> None:
+    """It falls from the ceiling once enough circuits were built."""
+    with started(network) as client, Target(echo) as target:
+        at_first = client.pool.build_limit(3)
+        for number in range(20):
+            assert answers(client, target, (str(number),))
+        assert client.pool.build_limit(3) < at_first
+
+
+# ---- new identity
+
+
+def test_what_was_asked_before_a_new_identity_shares_no_circuit_with_what_comes_after(network: InProcess) -> None:
+    """Also when it has to move to another circuit after the change."""
+    moved = threading.Event()
+
+    def answered(_address: object) -> bytes:
+        moved.set()
+        return b""
+
+    with started(network) as client, Target(echo) as target:
+        wait_until(lambda: len(client.pool.circuits) == 2)
+        for circuit in client.pool.circuits:
+            swallow(circuit)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            plug = client.pump.attach(ours, _Quiet())
+            old = Opening(target.host, target.port, plug, answered, lambda _reason: None, lambda _reason: None)
+            client.open(old)
+            asked = old.asked[0]
+            client.new_identity()
+            asked.end()
+            assert moved.wait(PATIENCE)
+            holder = next(circuit for circuit in client.pool.circuits if circuit.attachments)
+            with client.connect(target.host, target.port):
+                circuits = [circuit for circuit in client.pool.circuits if circuit.attachments]
+                assert len(circuits) == 2
+                assert len(holder.attachments) == 1
+                assert asked not in circuits
+
+
+# ---- wishes
+
+
+def test_excluded_relays_are_on_no_path_and_the_exit_is_the_one_asked_for(network: InProcess) -> None:
+    out, exit_ = network.members[1], network.members[4]
+    for names in ((out.folder.name.upper(), exit_.identity.hex()), (out.identity.hex(), exit_.folder.name)):
+        with started(network, PathWishes(3, 5, exclude=names[:1], exit=names[1])) as client, Target(echo) as target:
+            for number in range(10):
+                assert answers(client, target, (str(number),))
+            paths = [network.path(circuit) for circuit in client.pool.circuits]
+            assert all(path[-1] is exit_ and out not in path for path in paths)
+
+
+def test_an_exit_that_is_not_listed_is_a_sentence(network: InProcess) -> None:
+    client = Client([network.pin], NETWORK, wishes=PathWishes(exit="nobody"))
+    try:
+        with pytest.raises(DirectoryError, match="the relay asked for as exit, nobody, is not listed"):
+            client.start()
+    finally:
+        client.close()
+
+
+def test_an_excluded_relay_that_is_not_listed_is_a_warning(network: InProcess) -> None:
+    warnings: list[str] = []
+    with started(network, PathWishes(3, 3, exclude=("nobody",)), warn=warnings.append):
+        assert warnings == ["no relay called nobody is listed: it cannot be excluded before it is"]
+
+
+# ---- a client that is a relay
+
+
+def test_a_clients_circuits_never_pass_through_its_own_relay(network: InProcess) -> None:
+    own = network.members[2]
+    before = own.circuits
+    with started(network, PathWishes(3, 5, own=own.identity)) as client, Target(echo) as target:
+        for number in range(20):
+            assert answers(client, target, (str(number),))
+        assert all(own not in network.path(circuit) for circuit in client.pool.circuits)
+        assert own.identity not in {guard.identity for guard in client.pool.guards.guards}
+        assert own.circuits <= before
+        assert _serves_others(network, own)
+
+
+def _serves_others(network: InProcess, own: Member) -> bool:
+    with started(network, PathWishes(3, 3, exit=own.folder.name)) as other, Target(echo) as target:
+        return answers(other, target)
+
+
+def test_a_client_with_guards_leaves_nothing_behind(network: InProcess, tmp_path: Path) -> None:
+    before = threads()
+    with started(network, guards=tmp_path / "guards.json") as client, Target(echo) as target:
+        assert answers(client, target)
+    wait_until(lambda: [name for name in threads() if "builder" in name] == [name for name in before if "builder" in name])
+    assert os.listdir(tmp_path) == ["guards.json"]
