@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from common.circuit.trace import Trace
 from common.directory.descriptor import Descriptor
 from common.errors import EndReason
 from common.net.plug import Plug
@@ -17,7 +18,7 @@ from common.net.pump import Timer
 from common.wire.messages import BeginFlags, IPAddress
 
 if TYPE_CHECKING:
-    from common.roles.client_circuit import ClientCircuit
+    from common.roles.client_circuit import ClientCircuit, ClientStream
 
 MAX_TRIES = 4  # circuits per stream: the application has its own patience, and exits are no port scanners
 RETRIED = frozenset({EndReason.POLICY, EndReason.LIMIT, EndReason.INTERNAL, EndReason.CIRCUIT_CLOSED})
@@ -36,6 +37,8 @@ class Wish(ABC):
         self.tries = 0
         self.avoid: set[bytes] = set()  # identities of exits that refused
         self.timer: Timer | None = None
+        self.trace: Trace | None = None  # who wants to see the cells of this
+        self.circuit: ClientCircuit | None = None  # the one it was begun on last
         self._settled = False
         self._lock = threading.Lock()  # guards `_settled`
 
@@ -102,6 +105,7 @@ class Opening(Wish):
         self.broken = broken
         self.flags = flags
         self.first = first
+        self.stream: ClientStream | None = None  # the one it was begun as last
         self._port = port
         self._address = _literal(host)
         self._refuse_stream = refused
@@ -122,6 +126,18 @@ class Opening(Wish):
     def begin_on(self, circuit: "ClientCircuit") -> None:
         """See `Wish`."""
         circuit.begin(self)
+
+    @property
+    def live(self) -> bool:
+        """Whether a stream was begun and is not over."""
+        return self.stream is not None and self.stream.live
+
+    def abort(self) -> None:
+        """Ends it now, whatever it has come to: no answer is awaited, and the stream is reset. Any thread."""
+        self.settle()
+        if self.stream is not None:
+            self.stream.circuit.reset(self.stream.stream_id, EndReason.RESET)
+        self.plug.abort()
 
     def _refuse(self, reason: EndReason) -> None:
         self._refuse_stream(reason)

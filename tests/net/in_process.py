@@ -128,7 +128,7 @@ class InProcess:
 
 def circuit_of(client: Client, isolation: tuple[str, ...] = ()) -> ClientCircuit:
     """The circuit on which streams of that isolation run."""
-    return next(circuit for circuit in client.circuits.circuits if circuit.isolation == isolation)
+    return next(circuit for circuit in client.pool.circuits if circuit.isolation == isolation)
 
 
 def wait_until(test: Callable[[], object], seconds: float = PATIENCE) -> float:

@@ -71,10 +71,10 @@ def _connect(client: Client, target: Target, isolation: tuple[str, ...] = ()) ->
 
 def test_only_the_first_hop_ever_sees_a_connection_from_the_client(network: InProcess) -> None:
     with network.client(5) as client, Target(echo) as target, _connect(client, target) as sock:
-        wait_until(lambda: len(client.circuits.circuits) == 3)  # the two spare ones are up too
+        wait_until(lambda: len(client.pool.circuits) == 3)  # the two spare ones are up too
         sock.sendall(b"x")
         assert sock.recv(1) == b"x"
-        first_hops = {network.path(circuit)[0].identity for circuit in client.circuits.circuits}
+        first_hops = {network.path(circuit)[0].identity for circuit in client.pool.circuits}
         assert {link.identity for link in client.links.all} == first_hops
         ours = {link._sock.getsockname() for link in client.links.all}
         for member in network.members:
@@ -102,7 +102,7 @@ def test_circuits_of_one_to_eight_hops_work(network: InProcess, hops: int) -> No
 def test_fewer_relays_than_hops_wanted_give_a_warning_and_a_shorter_path(tmp_path: Path) -> None:
     warnings: list[str] = []
     with InProcess(tmp_path, 2) as network, network.client(4, warnings.append) as client:
-        assert {len(circuit.path) for circuit in client.circuits.circuits} == {2}
+        assert {len(circuit.path) for circuit in client.pool.circuits} == {2}
         assert len(warnings) == 1
         assert "2 relays instead of 4" in warnings[0]
 
@@ -124,7 +124,7 @@ def test_different_isolation_never_shares_a_circuit(network: InProcess, client: 
         for sock in socks:
             sock.sendall(b"x")
         assert all(sock.recv(1) == b"x" for sock in socks)
-        used = [circuit for circuit in client.circuits.circuits if circuit.isolation is not None]
+        used = [circuit for circuit in client.pool.circuits if circuit.isolation is not None]
         assert sorted(circuit.isolation or () for circuit in used) == sorted(keys)
         assert all(len(circuit.attachments) == 3 for circuit in used)
         for sock in socks:
@@ -133,7 +133,7 @@ def test_different_isolation_never_shares_a_circuit(network: InProcess, client: 
 
 def test_a_new_identity_uses_no_circuit_of_before(client: Client) -> None:
     with Target(echo) as target, _connect(client, target) as sock:
-        before = client.circuits.circuits
+        before = client.pool.circuits
         client.new_identity()
         with _connect(client, target):
             assert circuit_of(client) not in before
@@ -242,7 +242,7 @@ def test_a_thousand_streams_use_a_constant_number_of_links(network: InProcess, c
 
     with Target(echo) as target:
         _connect(client, target).close()
-        wait_until(lambda: len(client.circuits.circuits) == 3)
+        wait_until(lambda: len(client.pool.circuits) == 3)
         before = counts()
         open_files = descriptors()
 
@@ -538,7 +538,7 @@ def test_a_circuit_whose_relay_says_nothing_is_given_up_in_time(network: InProce
         first = relays[0].descriptor
         address = first.address.host, first.address.port
         link = client.links.obtain(address, first.identity, Deadline(PATIENCE))
-        circuit = ClientCircuit(relays[:3], client.circuits.circuits[0].origin._suite, link, client.links, client.pump)
+        circuit = ClientCircuit(relays[:3], client.pool.circuits[0].origin._suite, link, client.links, client.pump)
         swallowed = network.member(first.identity).relay.relay
         real, swallowed.links._new_circuit = swallowed.links._new_circuit, _swallow
         try:

@@ -244,7 +244,7 @@ def test_different_credentials_never_share_a_circuit(client: Client, proxy: Prox
             receive_exactly(sock, 14)
             socks.append(sock)
         socks.append(connected(proxy, target))
-        used = {circuit.isolation: circuit for circuit in client.circuits.circuits if circuit.attachments}
+        used = {circuit.isolation: circuit for circuit in client.pool.circuits if circuit.attachments}
         expected = {("proxy", "a", "1"), ("proxy", "a", "2"), ("proxy", "b", "1"), ("proxy", "", "a"), ("proxy",)}
         assert set(used) == expected
         assert len(set(used.values())) == len(expected)

@@ -118,7 +118,7 @@ def bystander(network: InProcess) -> Iterator[tuple[Client, socket.socket]]:
 def victim(network: InProcess, bystander: tuple[Client, socket.socket]) -> Iterator[Member]:
     """A relay; afterwards its threads, descriptors and circuits are what they were, and others did not notice."""
     client, sock = bystander
-    wait_until(lambda: len(client.circuits.circuits) >= 3)
+    wait_until(lambda: len(client.pool.circuits) >= 3)
     circuit = circuit_of(client)
     member = network.members[0]
     for dialled in network.members[1:]:  # so that a test that extends adds no link
