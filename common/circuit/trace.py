@@ -44,12 +44,14 @@ class Trace:
     """Collects the cells of one stream. Written under its circuit's lock."""
 
     def __init__(self) -> None:
+        self.owner: object = None  # the circuit on which the stream is
         self.cells: list[TracedCell] = []
         self.more = 0  # cells beyond the limit
         self._stream_id = 0
 
-    def begin(self, stream_id: int) -> None:
-        """The stream has this id from now on; what was seen on another circuit is dropped."""
+    def begin(self, owner: object, stream_id: int) -> None:
+        """The stream has this id on that circuit from now on; what was seen on another one is dropped."""
+        self.owner = owner
         self._stream_id = stream_id
         self.cells = []
         self.more = 0

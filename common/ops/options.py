@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from common.crypto.handshake import Suite
 from common.crypto.layers import MAX_HOPS
@@ -102,6 +103,25 @@ def parse_gateways(raw: Any) -> tuple[GatewayPin, ...]:
     return pins
 
 
+def parse_api(raw: Any) -> str:
+    """The base of a web API."""
+    right = "a web address like https://api.github.com"
+    try:
+        parts = urlsplit(raw if isinstance(raw, str) else "")
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(right) from None
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        raise ValueError(right)
+    return str(raw)
+
+
+def _parse_browser(raw: Any) -> str:
+    if not isinstance(raw, str) or not raw or "\0" in raw:
+        raise ValueError("auto, none, or a browser's name or path")
+    return raw
+
+
 def _parse_nickname(raw: Any) -> str:
     if not isinstance(raw, str) or not (raw == "" or NICKNAME.fullmatch(raw)):
         raise ValueError("a name of 1 to 19 letters, digits, _ and -")
@@ -181,6 +201,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("hops", "3-5", parse_hops, "N|MIN-MAX", f"relays on a path, 1 to {MAX_HOPS}"),
         Option("suite", "fernet", _parse_suite, "NAME", "cipher of the layers: fernet, or aes-gcm for speed"),
         Option("socks_listen", "127.0.0.1:9050", parse_listen, "H:P", "address of the proxy port"),
+        Option("browser", "auto", _parse_browser, "NAME", "browser that web uses: auto, none, a name or a path"),
+        Option("github_api", "https://api.github.com", parse_api, "URL", "where git asks"),
         _log_level("warning"),
     ),
 }

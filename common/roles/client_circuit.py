@@ -134,7 +134,6 @@ class ClientCircuit(CircuitEnd):
             if self.closed:
                 raise Closed("the circuit has ended", self.ended_by)
             stream_id = self.endpoint.begin(opening.host, opening.port, monotonic(), opening.flags)
-            opening.circuit = self
             opening.stream = self.attachments[stream_id] = ClientStream(self, stream_id, opening)
             self._trace(opening, stream_id)
             self.queue_cells()
@@ -147,7 +146,6 @@ class ClientCircuit(CircuitEnd):
             if self.closed:
                 raise Closed("the circuit has ended", self.ended_by)
             stream_id = self.endpoint.resolve(question.host, monotonic())
-            question.circuit = self
             self._questions[stream_id] = question
             self._trace(question, stream_id)
             self.queue_cells()
@@ -175,7 +173,7 @@ class ClientCircuit(CircuitEnd):
     def _trace(self, wish: Wish, stream_id: int) -> None:
         """Requires the lock: from now on the wish's trace, if it has one, is told of each cell."""
         if wish.trace is not None:
-            wish.trace.begin(stream_id)
+            wish.trace.begin(self, stream_id)
             self.origin.tap(wish.trace.record)
 
     # ---- CircuitSide: the link's reader

@@ -38,7 +38,6 @@ class Wish(ABC):
         self.avoid: set[bytes] = set()  # identities of exits that refused
         self.timer: Timer | None = None
         self.trace: Trace | None = None  # who wants to see the cells of this
-        self.circuit: ClientCircuit | None = None  # the one it was begun on last
         self._settled = False
         self._lock = threading.Lock()  # guards `_settled`
 
