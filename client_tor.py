@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The client: the prompt, `web URL` or `socks`; `client_tor.py --help` lists all."""
+"""The client: the prompt, or one of its choices as a command; `client_tor.py --help` lists all."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from common.ops import lifecycle, logs
-from common.ops.config import ClientConfig, load_client
+from common.ops.config import ClientCommand, ClientConfig, load_client
 from common.ops.files import private_folder
+from common.roles.answers import Answers, control
 from common.roles.client import Client
+from common.roles.control import ask_all
 from common.roles.pool import PathWishes
 from common.roles.progress import StartProgress
-from common.roles.prompt import Prompt, show_page
+from common.roles.prompt import Prompt, history
 from common.roles.proxy import Proxy
-from common.roles.web import complete_url, fetch
+from common.roles.shown import show_json, show_status
+from common.roles.web import complete_url
 
 
 def run(argv: Sequence[str]) -> int:
@@ -27,21 +30,45 @@ def run(argv: Sequence[str]) -> int:
     console = Console()
     if command.name == "socks":
         return serve_proxy(config, console)
+    if command.name == "status":
+        return show_clients(config, command, console)
     if command.name == "web":
-        url = complete_url(command.argument)
-        with running_client(config) as client:
-            show_page(console, fetch(client, url), most_lines=None)
-        return 0
-    with running_client(config) as client:
-        Prompt(client, console).run()
+        complete_url(command.argument)  # before anything is started
+    with running_client(config, command.name or "prompt") as client:
+        answers = Answers(client, console, Console(stderr=True), config.browser, config.github_api)
+        try:
+            return answer(answers, config, command)
+        finally:
+            answers.close()
+
+
+def answer(answers: Answers, config: ClientConfig, command: ClientCommand) -> int:
+    """The prompt, or one choice; 0 when it was done."""
+    match command.name:
+        case "web" if command.save is not None:
+            answers.save_page(command.argument, command.save, as_json=command.as_json)
+        case "web":
+            opened = None if command.as_text or command.as_json else answers.open_page(command.argument)
+            if opened is not None:
+                opened.wait()
+            else:
+                answers.print_page(command.argument, as_json=command.as_json)
+        case "git":
+            answers.git(command.argument, repositories=command.repositories, as_json=command.as_json)
+        case "path":
+            answers.path(command.argument, as_json=command.as_json)
+        case _:
+            with history(config.state / "history", answers.errors.print) as ask:
+                Prompt(answers, ask).run()
     return 0
 
 
 @contextmanager
-def running_client(config: ClientConfig) -> Iterator[Client]:
+def running_client(config: ClientConfig, program: str) -> Iterator[Client]:
     """A client as configured, started, with its progress on standard error."""
     with StartProgress(Console(stderr=True)) as progress, make_client(config, progress) as client:
-        yield client
+        with control(client, config.state, program):
+            yield client
 
 
 def make_client(config: ClientConfig, progress: StartProgress) -> Client:
@@ -56,12 +83,24 @@ def make_client(config: ClientConfig, progress: StartProgress) -> Client:
     )
 
 
+def show_clients(config: ClientConfig, command: ClientCommand, console: Console) -> int:
+    """Asks the clients that run with this state folder."""
+    found = ask_all(config.state, {"command": "status", "targets": command.targets})
+    if command.as_json:
+        show_json(console, found)
+    for each in found if not command.as_json else []:
+        show_status(console, each, targets=command.targets)
+    if not found:
+        print(f"no client runs with the state folder {config.state}: start the prompt or socks", file=sys.stderr)
+    return 0 if found else lifecycle.FAILED
+
+
 def serve_proxy(config: ClientConfig, console: Console) -> int:
     """The proxy port, until a signal; a port that is taken is told before anything is started."""
     with StartProgress(Console(stderr=True)) as progress:
         client = make_client(config, progress)
         proxy = Proxy(client, config.socks_listen)
-        with client, lifecycle.Signals() as signals:
+        with client, control(client, config.state, "socks"), lifecycle.Signals() as signals:
             proxy.start()
             console.print(f"proxy port {proxy.address}: SOCKS5, SOCKS4a and HTTP CONNECT; ctrl-c ends it")
             signals.stop.wait()
