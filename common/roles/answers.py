@@ -77,9 +77,15 @@ class Answers:
         bar = Progress(*columns, TimeRemainingColumn(), console=self.errors, transient=True, disable=quiet)
         with bar:
             task = bar.add_task(escape(path.name), total=None)
-            saved = Download(
+            download = Download(
                 self.client, url, path, lambda have, size: bar.update(task, completed=have, total=size)
-            ).run()
+            )
+            try:
+                saved = download.run()
+            except KeyboardInterrupt:
+                bar.stop()
+                self.errors.print(f"\nwhat came is in {escape(str(download.part))}", soft_wrap=True)
+                raise
         if as_json:
             shown.show_json(self.console, asdict(saved))
             return

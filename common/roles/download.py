@@ -45,7 +45,7 @@ class Download:
         self._client = client
         self._url = complete_url(url)
         self._path = path
-        self._part = path.with_name(path.name + ".part")
+        self.part = path.with_name(path.name + ".part")  # what has come so far
         self._note = path.with_name(path.name + ".part.json")
         self._show = show
         if path.exists():
@@ -68,7 +68,7 @@ class Download:
             except BaseException:
                 session.abort()
                 raise
-        os.replace(self._part, self._path)
+        os.replace(self.part, self._path)
         self._note.unlink(missing_ok=True)
         return Saved(self._url, str(self._path), size, have)
 
@@ -77,7 +77,7 @@ class Download:
         try:
             note = json.loads(self._note.read_bytes())
             if note["url"] == self._url and isinstance(note["mark"], str):
-                return self._part.stat().st_size, note["mark"]
+                return self.part.stat().st_size, note["mark"]
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return 0, ""
@@ -94,14 +94,14 @@ class Download:
             said = f"{answer.status_code} {answer.reason}"
             raise PageError(f"{self._url}: the server says {said}; nothing was saved")
         try:
-            self._part.write_bytes(b"")
+            self.part.write_bytes(b"")
             mark = _mark(answer)
             if mark:
                 self._note.write_text(json.dumps({"url": self._url, "mark": mark}))
             else:
                 self._note.unlink(missing_ok=True)
         except OSError as error:
-            raise PageError(f"{self._part}: cannot be written: {error.strerror}") from None
+            raise PageError(f"{self.part}: cannot be written: {error.strerror}") from None
         return 0
 
     def _write(self, answer: requests.Response, have: int) -> int:
@@ -120,20 +120,20 @@ class Download:
 
     def _open(self) -> BinaryIO:
         try:
-            return open(self._part, "ab")
+            return open(self.part, "ab")
         except OSError as error:
-            raise PageError(f"{self._part}: cannot be written: {error.strerror}") from None
+            raise PageError(f"{self.part}: cannot be written: {error.strerror}") from None
 
     def _append(self, file: BinaryIO, chunk: bytes) -> None:
         try:
             file.write(chunk)
             file.flush()
         except OSError as error:
-            raise PageError(f"{self._part}: cannot be written: {error.strerror}") from None
+            raise PageError(f"{self.part}: cannot be written: {error.strerror}") from None
 
     def _broken(self, why: str) -> str:
         if self._note.exists():
-            return f"{why}; what came is in {self._part}, and the same command goes on from there"
+            return f"{why}; what came is in {self.part}, and the same command goes on from there"
         return f"{why}; the server lets nobody go on where it broke, so the same command starts anew"
 
 

@@ -87,7 +87,7 @@ def ask(
         except FAILURES as error:
             if session.expired:
                 raise GitHubError(f"{api} had not answered after {timeout:.0f} seconds: try again") from None
-            raise GitHubError(explain(api, error)) from None
+            raise GitHubError(f"GitHub could not be asked: {explain(api, error)}") from None
 
 
 class _Questions:

@@ -113,7 +113,7 @@ def _hops(circuit: ClientCircuit, target: str, request: str, secure: bool) -> tu
     hops = []
     for at, relay in enumerate(relays):
         if at < last:
-            reads = "nothing: it opens its layer and finds another one, or closes one around another"
+            reads = "nothing: under its own layer is another one"
         elif secure:
             reads = f"the target {target}, and how much TLS goes there; not what is inside"
         else:
@@ -144,9 +144,9 @@ def draw(console: Console, report: PathReport) -> None:
         soft_wrap=True,
     )
     out, back = (_largest(report.cells, way) for way in (True, False))
-    console.print("[bold]you[/]  agreed a key with every hop; make and open all layers", highlight=False)
+    console.print("[bold]you[/]  have a key with every hop; you make and open all layers", highlight=False)
     for at, hop in enumerate(report.hops):
-        console.print(_link(at, out, back), highlight=False)
+        console.print(_link(at, out, back), highlight=False, soft_wrap=True)
         name = f"[bold]{escape(hop.nickname)}[/]  {hop.address}"
         console.print(name + ("  (exit)" if at == count - 1 else ""), highlight=False)
         around = f"before {hop.before} · after {hop.after}"
@@ -164,7 +164,7 @@ def _largest(cells: tuple[TracedCell, ...], out: bool) -> TracedCell | None:
 
 def _link(at: int, out: TracedCell | None, back: TracedCell | None) -> str:
     parts = [
-        f"{arrow} layer of {cell.layers[at]:,} bytes in a cell of {cell.cells[at]:,}"
+        f"{arrow} layer {cell.layers[at]:,} in a cell of {cell.cells[at]:,}"
         for arrow, cell in (("▼", out), ("▲", back))
         if cell is not None
     ]
@@ -175,15 +175,15 @@ def _draw_cells(console: Console, report: PathReport) -> None:
     table = Table(box=None, header_style="bold", title="cells of the request", title_justify="left")
     table.add_column("")
     table.add_column("messages", overflow="fold")
-    table.add_column("bytes", justify="right")
-    for hop in reversed(report.hops):
+    for hop in report.hops:
         table.add_column(f"layer at {hop.nickname}", justify="right")
+    table.add_column("messages at exit", justify="right")
     for cell in report.cells[:_MOST_CELLS]:
         names = ", ".join(f"{message.command} {message.data:,}" for message in cell.messages)
-        sizes = [f"{size:,}" for size in reversed(cell.layers)]
-        table.add_row("▼" if cell.out else "▲", names, f"{cell.message_bytes:,}", *sizes)
+        sizes = [f"{size:,}" for size in (*cell.layers, cell.message_bytes)]
+        table.add_row("▼" if cell.out else "▲", names, *sizes)
     console.print(table)
     left = len(report.cells) - _MOST_CELLS + report.more_cells
     if left > 0:
         console.print(f"… {left:,} more cells")
-    console.print("▼ from you, ▲ to you; a message is its name and its bytes, and 5 bytes of header", style="dim")
+    console.print("▼ from you, ▲ to you; sizes are bytes; each message has 5 bytes of header", style="dim")

@@ -23,6 +23,7 @@ _SECRET = re.compile(r"//[^/\s]*@")  # user and password in an address
 _HELP = """[bold]web[/] ADDRESS [--print] [--save FILE]   a page: in your browser, as text here, or into a file
 [bold]git[/] USER [--list]                     how many public repositories a GitHub user has, and which
 [bold]path[/] [ADDRESS]                        trace a request: who on its circuit knows what, with real sizes
+                                      (without ADDRESS: the last page again, or a look-up)
 [bold]status[/] [--targets]                    circuits and streams of this client
 [bold]new[/]                                   new identity: from now on other circuits
 [bold]help[/]                                  this text
@@ -43,6 +44,7 @@ class Prompt:
         self._answers = answers
         self._console = answers.console
         self._ask = ask
+        self._last_page = ""  # that path asks for again
         self._choices: dict[str, Callable[[list[str]], None]] = {
             "web": self._web,
             "git": self._git,
@@ -101,6 +103,7 @@ class Prompt:
         elif path is not None:
             self._answers.save_page(url, path)
         elif as_text or self._answers.open_page(url) is None:
+            self._last_page = url
             self._answers.print_page(url, shown.MOST_LINES)
 
     def _git(self, words: list[str]) -> None:
@@ -110,7 +113,7 @@ class Prompt:
             self._answers.git(user, repositories=repositories)
 
     def _path(self, words: list[str]) -> None:
-        self._answers.path(_one(words, "path [ADDRESS]"))
+        self._answers.path(_one(words, "path [ADDRESS]") or self._last_page)
 
     def _status(self, words: list[str]) -> None:
         targets, words = _flag(words, "--targets")

@@ -14,6 +14,7 @@ from common.roles.status_page import CIRCUITS, RELAYS, circuit_rows, duration, h
 from common.roles.web import Page
 
 MOST_LINES = 60  # of a page at the prompt; the rest is counted
+_WIDE = 200  # columns where output is no terminal: lines for other programs are not folded
 _NUMBERS = frozenset({"number", "streams", "bytes in", "bytes out", "stars", "age", "runs for", "round trip"})
 
 
@@ -113,4 +114,4 @@ def _table(console: Console, names: Sequence[str], rows: Iterable[Sequence[str]]
         table.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
-    console.print(table, highlight=False)
+    console.print(table, highlight=False, width=None if console.is_terminal else _WIDE)
