@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Self
 
 from common.directory.addresses import Address
-from common.errors import OnionError
+from common.errors import EndReason, OnionError
 from common.net.deadline import Deadline
 from common.net.pump import Pump
 from common.roles.client import Client
@@ -46,6 +46,9 @@ CHROMIUM_FLAGS = (
     "DialMediaRouteProvider,PreconnectToSearch,NavigationPredictor",
     "--disable-background-networking",  # updates, safe browsing, field trials
     "--disable-component-update",
+    "--component-updater=url-source=https://updates.invalid/",  # it asks all the same: nobody, then
+    "--gaia-url=https://accounts.invalid/",  # whom it asks who is logged in; pages of that company still work
+    "--google-apis-url=https://apis.invalid/",
     "--disable-component-extensions-with-background-pages",
     "--disable-default-apps",
     "--disable-extensions",
@@ -173,7 +176,10 @@ class _Isolated:
         self._isolation: Isolation = ("browser", secrets.token_hex(8))
 
     def open(self, opening: Opening) -> None:
-        """See `Client`."""
+        """See `Client`; what must not be found (RFC 6761, section 6.4) is not even asked for."""
+        if opening.host.lower().endswith(".invalid"):
+            opening.fail(EndReason.NOT_FOUND)
+            return
         opening.isolation = self._isolation
         self._client.open(opening)
 
@@ -225,6 +231,11 @@ class Browser:
     def profile(self) -> Path:
         """Its folder, until it is closed."""
         return self._profile
+
+    @property
+    def proxy_address(self) -> Address:
+        """Its private port."""
+        return self._proxy.address
 
     def wait(self, seconds: float | None = None) -> int | None:
         """Until the user closes it, or as long as given: its exit code, None while it runs."""
