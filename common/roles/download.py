@@ -62,6 +62,8 @@ class Download:
                 with session.get(self._url, headers=headers, stream=True, timeout=STALL) as answer:
                     have = self._first(answer, have)
                     size = self._write(answer, have)
+                    if session.cut_off(answer):
+                        raise PageError(self._broken(f"{self._url}: the connection broke"))
             except FAILURES as error:
                 session.abort()
                 raise PageError(self._broken(explain(self._url, error))) from None
@@ -114,8 +116,6 @@ class Download:
                 self._append(file, chunk)
                 have += len(chunk)
                 self._show(have, size)
-        if size is not None and have < size:
-            raise PageError(self._broken(f"{self._url}: the connection ended after {have:,} of {size:,} bytes"))
         return have
 
     def _open(self) -> BinaryIO:

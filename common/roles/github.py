@@ -16,7 +16,7 @@ import requests
 
 from common.errors import OnionError
 from common.roles.client import Client
-from common.roles.http import FAILURES, NetworkSession, explain, read
+from common.roles.http import FAILURES, NetworkSession, explain
 from common.roles.wish import Isolation
 
 API = "https://api.github.com"
@@ -116,9 +116,8 @@ class _Questions:
         """The JSON at an address, and the address of the next page."""
         with self._session.get(url, stream=True, timeout=self._timeout) as answer:
             self._check(answer, not_found)
-            body, more = read(answer, MAX_BODY)
-        if more:
-            self._session.abort()
+            body, cut = self._session.read(answer, MAX_BODY)
+        if cut and len(body) == MAX_BODY:
             raise _nonsense(self._api, f"more than {MAX_BODY // 2**20} MiB in one answer")
         try:
             value = json.loads(body)

@@ -1,7 +1,7 @@
 """HTTP through the network: a `requests` session whose every connection is a stream of a client.
 
 Nothing of the environment's proxy settings is used: they could lead around the network. Servers may say anything,
-at any pace: what reads an answer does so with `read`, within a limit of bytes, and under `within`, a limit of time
+at any pace: what reads an answer does so with `read`, up to a limit of bytes, and under `within`, a limit of time
 that a server which drips bytes cannot stretch.
 """
 
@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import IncompleteRead
 from typing import TYPE_CHECKING
 
 import requests
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from common.roles.client import Client
 
 CHUNK = 65_536
-FAILURES = (requests.RequestException, HTTPError, OSError)  # what reading an answer may raise
+# What asking and reading may raise: `requests` lets a ValueError through for some redirections that make no sense.
+FAILURES = (requests.RequestException, HTTPError, OSError, ValueError)
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")  # more certificate authorities, as for other programs
 
 
@@ -86,21 +88,26 @@ class NetworkSession(requests.Session):
             stream.abort()
         return stream
 
-    @property
-    def streams(self) -> tuple[StreamSocket, ...]:
-        """Those that were opened and are not known to be over."""
+    def read(self, answer: requests.Response, limit: int) -> tuple[bytes, bool]:
+        """The body as far as `limit`, and whether there was more; raises one of `FAILURES`."""
+        body = bytearray()
+        for chunk in answer.iter_content(CHUNK):
+            body += chunk
+            if len(body) > limit:
+                self.abort()
+                return bytes(body[:limit]), True
+        if self.expired:  # over TLS a stream that was aborted looks like one that ended
+            raise TimeoutError
+        return bytes(body), self.cut_off(answer)
+
+    def cut_off(self, answer: requests.Response) -> bool:
+        """Whether an answer that does not say how long it is may have ended too early.
+
+        Its end is then that of the stream, and over TLS a broken stream, too, looks like one that has ended.
+        """
+        told = "Content-Length" in answer.headers or "chunked" in answer.headers.get("Transfer-Encoding", "")
         with self._lock:
-            return tuple(self._streams)
-
-
-def read(answer: requests.Response, limit: int) -> tuple[bytes, bool]:
-    """The body as far as `limit`, and whether there was more; raises one of `FAILURES`."""
-    body = bytearray()
-    for chunk in answer.iter_content(CHUNK):
-        body += chunk
-        if len(body) > limit:
-            return bytes(body[:limit]), True
-    return bytes(body), False
+            return not told and any(stream.broken_by is not None for stream in self._streams)
 
 
 def explain(url: str, error: BaseException) -> str:
@@ -114,7 +121,7 @@ def explain(url: str, error: BaseException) -> str:
         return f"{url} did not answer in time: try again"
     if isinstance(error, requests.exceptions.TooManyRedirects):
         return f"{url} sends from one address to the next without end"
-    if isinstance(cause, ConnectionError):
+    if isinstance(cause, (ConnectionError, IncompleteRead)):
         return f"{url}: the connection broke: try again"
     return f"{url} could not be fetched, the server's answer makes no sense: {_short(cause)}"
 

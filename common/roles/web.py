@@ -13,7 +13,7 @@ import requests
 from common.circuit.trace import Trace
 from common.errors import OnionError
 from common.roles.client import Client
-from common.roles.http import FAILURES, NetworkSession, explain, read
+from common.roles.http import FAILURES, NetworkSession, explain
 from common.roles.page import readable
 from common.roles.wish import Isolation
 
@@ -78,14 +78,12 @@ def fetch(
         try:
             with session.within(timeout), session.get(url, stream=True, timeout=timeout) as answer:
                 tell(f"{answer.status_code} {answer.reason}, reading")
-                body, cut = read(answer, MAX_PAGE)
-                if cut:
-                    session.abort()
+                body, cut = session.read(answer, MAX_PAGE)
         except FAILURES as error:
             if session.expired:
                 raise PageError(f"{url} was not there within {timeout:.0f} seconds: try again") from None
             raise PageError(explain(url, error)) from None
-    return _page(answer, body, cut or session.expired)
+    return _page(answer, body, cut)
 
 
 def _page(answer: requests.Response, body: bytes, cut: bool) -> Page:
