@@ -10,15 +10,12 @@ from rich.console import Console
 from common.ops import lifecycle, logs
 from common.ops.config import ClientCommand, ClientConfig, load_client
 from common.ops.files import private_folder
-from common.roles.answers import Answers, control
+from common.roles.answers import Answers, check_argument, control, show_clients
 from common.roles.client import Client
-from common.roles.control import ask_all
 from common.roles.pool import PathWishes
 from common.roles.progress import StartProgress
 from common.roles.prompt import Prompt, history
 from common.roles.proxy import Proxy
-from common.roles.shown import show_json, show_status
-from common.roles.web import complete_url
 
 
 def run(argv: Sequence[str]) -> int:
@@ -31,9 +28,9 @@ def run(argv: Sequence[str]) -> int:
     if command.name == "socks":
         return serve_proxy(config, console)
     if command.name == "status":
-        return show_clients(config, command, console)
-    if command.name == "web":
-        complete_url(command.argument)  # before anything is started
+        shown = show_clients(config.state, console, targets=command.targets, as_json=command.as_json)
+        return 0 if shown else lifecycle.FAILED
+    check_argument(command.name, command.argument)
     with running_client(config, command.name or "prompt") as client:
         answers = Answers(client, console, Console(stderr=True), config.browser, config.github_api)
         try:
@@ -81,18 +78,6 @@ def make_client(config: ClientConfig, progress: StartProgress) -> Client:
         progress=progress,
         warn=progress.warn,
     )
-
-
-def show_clients(config: ClientConfig, command: ClientCommand, console: Console) -> int:
-    """Asks the clients that run with this state folder."""
-    found = ask_all(config.state, {"command": "status", "targets": command.targets})
-    if command.as_json:
-        show_json(console, found)
-    for each in found if not command.as_json else []:
-        show_status(console, each, targets=command.targets)
-    if not found:
-        print(f"no client runs with the state folder {config.state}: start the prompt or socks", file=sys.stderr)
-    return 0 if found else lifecycle.FAILED
 
 
 def serve_proxy(config: ClientConfig, console: Console) -> int:

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from common.errors import OnionError
+from common.errors import ConfigError, OnionError
 from common.roles import browser, github, shown
 from common.roles.browser import Browser, Program
 from common.roles.client import Client
-from common.roles.control import ControlSocket
+from common.roles.control import ControlSocket, ask_all
 from common.roles.download import Download
 from common.roles.path_report import draw, trace_request
 from common.roles.status_page import StatusPage
@@ -159,6 +159,32 @@ class Answers:
                 yield tell
             finally:
                 self.client.on_hop = lambda _done, _of: None
+
+
+def check_argument(choice: str, argument: str) -> None:
+    """Raises `ConfigError` for what is wrong whatever the network says: it is a wrong use of the command line."""
+    try:
+        if choice == "web" or (choice == "path" and argument):
+            complete_url(argument)
+        elif choice == "git":
+            github.check_user(argument)
+    except OnionError as error:
+        raise ConfigError(str(error)) from None
+
+
+def show_clients(folder: Path, console: Console, *, targets: bool, as_json: bool) -> bool:
+    """Shows what the clients that run with this state folder tell; False, and a sentence, when there are none."""
+    found = ask_all(folder, {"command": "status", "targets": targets})
+    if as_json:
+        shown.show_json(console, found)
+    else:
+        for number, each in enumerate(found):
+            console.print("\n" * (number > 0), end="")
+            shown.show_status(console, each, targets=targets)
+    if not found:
+        text = f"no client runs with the state folder {folder}: start the prompt, or socks"
+        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+    return bool(found)
 
 
 @contextmanager

@@ -45,11 +45,11 @@ class Download:
         self._client = client
         self._url = complete_url(url)
         self._path = path
+        if path.exists() or not path.name:
+            raise PageError(f"{path} exists already: choose another name, or remove it")
         self.part = path.with_name(path.name + ".part")  # what has come so far
         self._note = path.with_name(path.name + ".part.json")
         self._show = show
-        if path.exists():
-            raise PageError(f"{path} exists already: choose another name, or remove it")
 
     def run(self) -> Saved:
         """Downloads; raises `PageError` with a sentence. Left by ctrl-c, it ends its streams at once."""

@@ -71,8 +71,7 @@ def ask(
 
     Left by ctrl-c, it ends its streams at once.
     """
-    if not _USER.fullmatch(user):
-        raise GitHubError(f"{user!r} is no GitHub user name: those have letters, digits and single hyphens")
+    check_user(user)
     api = api.rstrip("/")
     with NetworkSession(client, ISOLATION) as session:
         session.headers.update(_HEADERS)
@@ -88,6 +87,12 @@ def ask(
             if session.expired:
                 raise GitHubError(f"{api} had not answered after {timeout:.0f} seconds: try again") from None
             raise GitHubError(f"GitHub could not be asked: {explain(api, error)}") from None
+
+
+def check_user(user: str) -> None:
+    """Raises `GitHubError` for what can be no user's name."""
+    if not _USER.fullmatch(user):
+        raise GitHubError(f"{user!r} is no GitHub user name: those have letters, digits and single hyphens")
 
 
 class _Questions:

@@ -16,7 +16,7 @@ from common.roles.client import Client
 from common.roles.download import Download
 from common.roles.web import MAX_PAGE, PageError, complete_url, fetch
 from tests.net.in_process import InProcess, wait_until
-from tests.system.targets import BLOCK, PATIENCE, Target, pieces, unused_port
+from tests.system.targets import BLOCK, PATIENCE, Target, pieces, unused_port, wait_reset
 
 SIZE = 3_000_000
 
@@ -135,11 +135,8 @@ def test_a_request_left_by_ctrl_c_ends_its_stream_at_the_target(
 
     def serve(sock: socket.socket, _ending: threading.Event) -> None:
         sock.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
-        try:
-            while sock.recv(4_096):
-                pass
-            sock.recv(1)
-        except ConnectionResetError:
+        sock.recv(4_096)
+        if wait_reset(sock):
             ended.set()
 
     def interrupt(text: str) -> None:
