@@ -292,6 +292,7 @@ class Browser:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what would lead around the proxy or leave keys behind."""
+    """Ours, without what would lead around the proxy or leave keys behind, and without our own settings."""
     dropped = ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "sslkeylogfile")
-    return {name: value for name, value in os.environ.items() if name.lower() not in dropped}
+    names = (name for name in os.environ if name.lower() not in dropped and not name.startswith("TOR_NETWORK_"))
+    return {name: os.environ[name] for name in names}

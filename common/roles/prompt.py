@@ -18,6 +18,7 @@ from common.ops.files import read_private, write_private
 from common.roles import shown
 from common.roles.answers import Answers
 
+QUESTION = "[web/git] "
 MAX_HISTORY = 1_000  # lines
 _SECRET = re.compile(r"//[^/\s]*@")  # user and password in an address
 _HELP = """[bold]web[/] ADDRESS [--print] [--save FILE]   a page: in your browser, as text here, or into a file
@@ -59,7 +60,7 @@ class Prompt:
         self._console.print("path, status, new, help and quit are known too; an empty line shows the network")
         while True:
             try:
-                if not self._turn(self._ask("[web/git] ")):
+                if not self._turn(self._ask(QUESTION)):
                     return
             except EOFError:
                 self._console.print()
@@ -162,7 +163,7 @@ def history(path: Path, warn: Callable[[str], None]) -> Iterator[Callable[[str],
 
     def ask(text: str) -> str:
         line = input(text)
-        if worth_keeping(line) and text.startswith("["):
+        if text == QUESTION and worth_keeping(line):
             readline.add_history(line)
             lines.append(line)
         return line
