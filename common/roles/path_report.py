@@ -22,7 +22,7 @@ from common.roles.web import ISOLATION, PageError, complete_url, fetch
 
 LOOKED_UP = "example.org"  # asked for when nothing is: any name will do, also one that is not found
 LOOK_UP_TIMEOUT = 15.0  # seconds
-_MOST_CELLS = 24  # lines of the table; the rest is counted
+_MOST_CELLS = 12  # lines of the table; the rest is counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _fetch(client: Client, url: str, trace: Trace, tell: Callable[[str], None]) 
         page = fetch(client, url, tell=tell, trace=trace)
     except PageError as error:
         return url, str(error)
-    return page.url, f"{page.status} {page.reason}, {page.size:,} bytes"
+    return page.url, f"{page.status} {page.reason}, {page.size:,} bytes" + ", cut there" * page.cut
 
 
 def _look_up(client: Client, trace: Trace) -> str:
@@ -174,7 +174,7 @@ def _link(at: int, out: TracedCell | None, back: TracedCell | None) -> str:
 def _draw_cells(console: Console, report: PathReport) -> None:
     table = Table(box=None, header_style="bold", title="cells of the request", title_justify="left")
     table.add_column("")
-    table.add_column("messages", overflow="fold")
+    table.add_column("messages", no_wrap=True)
     for hop in report.hops:
         table.add_column(f"layer at {hop.nickname}", justify="right")
     table.add_column("messages at exit", justify="right")
