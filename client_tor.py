@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The client: the prompt, `web URL`, `socks` or `relay`; `client_tor.py --help` lists all."""
+"""The client: the prompt, or one of its choices as a command; `client_tor.py --help` lists all."""
 
 import os
 import sys
@@ -9,17 +9,17 @@ from contextlib import ExitStack, contextmanager
 from rich.console import Console
 
 from common.ops import lifecycle, logs
-from common.ops.config import PREFIX, ClientConfig, load_client
+from common.ops.config import PREFIX, ClientCommand, ClientConfig, load_client
 from common.ops.files import private_folder
 from common.ops.keystore import load_or_create_identity
+from common.roles.answers import Answers, check_argument, control, show_clients
 from common.roles.client import Client
 from common.roles.listed_relay import ListedRelay
 from common.roles.pool import PathWishes
 from common.roles.programs import AddressNotices
 from common.roles.progress import StartProgress
-from common.roles.prompt import Prompt, show_page
+from common.roles.prompt import Prompt, history
 from common.roles.proxy import Proxy, ProxyRules
-from common.roles.web import complete_url, fetch
 
 STOP_TIMEOUT = 5.0  # seconds in which what is queued at the relay may still leave
 
@@ -34,13 +34,36 @@ def run(argv: Sequence[str]) -> int:
     console = Console()
     if command.name == "socks" or (command.name == "relay" and not sys.stdin.isatty()):
         return serve_proxy(config, console)
-    if command.name == "web":
-        url = complete_url(command.argument)
-        with running_client(config) as client:
-            show_page(console, fetch(client, url), most_lines=None)
-        return 0
-    with serving_relay(config, console) as own, running_client(config, own) as client:
-        Prompt(client, console).run()
+    if command.name == "status":
+        shown = show_clients(config.state, console, targets=command.targets, as_json=command.as_json)
+        return 0 if shown else lifecycle.FAILED
+    check_argument(command.name, command.argument)
+    with serving_relay(config, console) as own, running_client(config, command.name or "prompt", own) as client:
+        answers = Answers(client, console, Console(stderr=True), config.browser, config.github_api)
+        try:
+            return answer(answers, config, command)
+        finally:
+            answers.close()
+
+
+def answer(answers: Answers, config: ClientConfig, command: ClientCommand) -> int:
+    """The prompt, or one choice; 0 when it was done."""
+    match command.name:
+        case "web" if command.save is not None:
+            answers.save_page(command.argument, command.save, as_json=command.as_json)
+        case "web":
+            opened = None if command.as_text or command.as_json else answers.open_page(command.argument)
+            if opened is not None:
+                opened.wait()
+            else:
+                answers.print_page(command.argument, as_json=command.as_json)
+        case "git":
+            answers.git(command.argument, repositories=command.repositories, as_json=command.as_json)
+        case "path":
+            answers.path(command.argument, as_json=command.as_json)
+        case _:
+            with history(config.state / "history", answers.errors.print) as ask:
+                Prompt(answers, ask).run()
     return 0
 
 
@@ -71,10 +94,11 @@ def serving_relay(config: ClientConfig, console: Console) -> Iterator[bytes | No
 
 
 @contextmanager
-def running_client(config: ClientConfig, own: bytes | None = None) -> Iterator[Client]:
+def running_client(config: ClientConfig, program: str, own: bytes | None) -> Iterator[Client]:
     """A client as configured, started, with its progress on standard error."""
     with StartProgress(Console(stderr=True)) as progress, make_client(config, progress, own) as client:
-        yield client
+        with control(client, config.state, program):
+            yield client
 
 
 def make_client(config: ClientConfig, progress: StartProgress, own: bytes | None = None) -> Client:
@@ -97,7 +121,7 @@ def serve_proxy(config: ClientConfig, console: Console) -> int:
         progress = stack.enter_context(StartProgress(Console(stderr=True)))
         client = make_client(config, progress, own)
         proxies = open_proxies(config, client)
-        with client, lifecycle.Signals() as signals:
+        with client, control(client, config.state, "socks"), lifecycle.Signals() as signals:
             for proxy in proxies:
                 proxy.start()
                 console.print(f"proxy port {proxy.address}: SOCKS5, SOCKS4a and HTTP CONNECT; ctrl-c ends it")

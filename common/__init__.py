@@ -1,4 +1,4 @@
-"""The public Python API: `Client` opens streams through the network.
+"""The public Python API: `Client` opens streams (`connect`), HTTP sessions (`session`), and tells of its circuits.
 
 It is imported when it is first asked for, so that a daemon does not load the client's part.
 """

@@ -266,6 +266,16 @@ class Endpoint:
         """How many streams there have been."""
         return self._highest
 
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of DATA sent since the start."""
+        return self._send_window.sent
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes of DATA received since the start."""
+        return self._receive_window.arrived
+
     # ---- helpers
 
     def _seal_cell(self, parts: list[bytes], count: int) -> bytes:

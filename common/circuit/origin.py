@@ -12,7 +12,7 @@ from common.circuit.endpoint import Endpoint
 from common.circuit.stream import Side
 from common.crypto.handshake import ClientHandshake, Suite
 from common.crypto.layers import MAX_HOPS, SUITES
-from common.crypto.onion import LayerStack
+from common.crypto.onion import LayerStack, Tap
 from common.errors import TooLarge, Unexpected
 from common.wire.messages import Drop, Extend, Extended, decode_messages
 
@@ -71,6 +71,10 @@ class Origin:
         if len(messages) != 1 or not isinstance(messages[0], Extended):
             raise Unexpected("only EXTENDED is legal while a circuit is built")
         return self._add_hop(messages[0].created)
+
+    def tap(self, tap: Tap | None) -> None:
+        """From now on `tap` is told of every cell; None ends that."""
+        self._stack.tap = tap
 
     def take_cells(self) -> list[bytes]:
         """The RELAY cell bodies to send now; see `Endpoint.take_cells`."""

@@ -1,5 +1,6 @@
 """The client's stack of layers: it alone can seal for, and open from, every hop of its circuit."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.crypto.handshake import HopKeys
@@ -16,10 +17,15 @@ class Opened:
     proof: bytes
 
 
+# Is told of each cell: whether it goes out, its messages, and the size of each layer, the outermost first.
+Tap = Callable[[bool, bytes, Sequence[int]], None]
+
+
 class LayerStack:
     """Grows by one hop with each handshake; speaks to the last hop and hears any."""
 
     def __init__(self) -> None:
+        self.tap: Tap | None = None  # None but while somebody traces a request
         self._forward: list[Sealer] = []
         self._backward: list[Opener] = []
 
@@ -38,15 +44,26 @@ class LayerStack:
         """A cell body for the last hop, sealed from there inwards, and the proof that hop will see (16 bytes)."""
         layer = self._forward[-1].seal(Kind.DELIVER, messages)
         proof = layer[-PROOF:]
+        tap = self.tap
+        sizes = [len(layer)]
         for sealer in reversed(self._forward[:-1]):
             layer = sealer.seal(Kind.FORWARD, layer)
+            if tap is not None:
+                sizes.append(len(layer))
+        if tap is not None:
+            tap(True, messages, sizes[::-1])
         return layer, proof
 
     def open(self, layer: bytes) -> Opened:
         """Opens hop by hop until one delivers; raises `AuthenticationFailed`."""
+        sizes = []
         for hop, opener in enumerate(self._backward):
+            if self.tap is not None:
+                sizes.append(len(layer))
             kind, body = opener.open(layer)
             if kind is Kind.DELIVER:
+                if self.tap is not None:
+                    self.tap(False, body, sizes)
                 return Opened(hop, body, layer[-PROOF:])
             layer = body
         raise AuthenticationFailed("layer")

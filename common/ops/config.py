@@ -11,6 +11,7 @@ A client without --config reads $TOR_NETWORK_CONFIG, or `.network/client.toml` b
 """
 
 import argparse
+import dataclasses
 import difflib
 import os
 import tomllib
@@ -79,15 +80,22 @@ class ClientConfig:
     relay_advertise: Address | None
     relay_nickname: str
     relay_exit_policy: str
+    browser: str
+    github_api: str
     log_level: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCommand:
-    """What the client is to do: "" is the prompt, else web, socks or relay."""
+    """What the client is to do: "" is the prompt, else web, git, path, status, socks or relay."""
 
     name: str = ""
-    argument: str = ""  # the URL of web
+    argument: str = ""  # the URL of web and path, the user of git
+    as_json: bool = False
+    as_text: bool = False  # web: in the terminal
+    save: Path | None = None  # web: into this file
+    repositories: bool = False  # git: all of them
+    targets: bool = False  # status: where streams go
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +154,22 @@ def _add_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentPars
             name, help=text, parents=[shared], allow_abbrev=False, argument_default=argparse.SUPPRESS
         )
 
-    web = add("web", "fetch a web page through the network and show it as text")
+    def add_json(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--json", action="store_true", dest="as_json", help="the answer as JSON")
+
+    web = add("web", "open a web page through the network, in a browser or as text")
     web.add_argument("argument", metavar="URL")
+    web.add_argument("--print", action="store_true", dest="as_text", help="as text in the terminal")
+    web.add_argument("--save", metavar="FILE", type=Path, help="into a file; goes on with one that was left")
+    git = add("git", "ask GitHub through the network how many public repositories a user has")
+    git.add_argument("argument", metavar="USER")
+    git.add_argument("--list", action="store_true", dest="repositories", help="and which")
+    path = add("path", "trace a request and draw its circuit: who knows what, and the real sizes")
+    path.add_argument("argument", metavar="URL", nargs="?", default="", help="what to ask for [a look-up]")
+    status = add("status", "circuits and streams of the clients that run with this state folder")
+    status.add_argument("--targets", action="store_true", help="also where streams go")
+    for command in (web, git, path, status):
+        add_json(command)
     socks = add("socks", "open the proxy port")
     text = "address of the proxy port; repeatable"
     socks.add_argument("--listen", metavar="H:P", dest="socks_listen", action="append", help=text)
@@ -178,7 +200,8 @@ def load_client(
     """As `load("client", ...)`, with the command that was given."""
     config, given = _load("client", argv, environ, home)
     assert isinstance(config, ClientConfig)
-    command = ClientCommand(given.get("command") or "", given.get("argument", ""))
+    fields = {field.name: given[field.name] for field in dataclasses.fields(ClientCommand) if field.name in given}
+    command = ClientCommand(given.get("command") or "", **fields)
     return config, command
 
 

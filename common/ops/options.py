@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from common.crypto.handshake import Suite
 from common.crypto.layers import MAX_HOPS
@@ -151,6 +152,25 @@ def parse_gateways(raw: Any) -> tuple[GatewayPin, ...]:
     if len({pin.key for pin in pins}) != len(pins):
         raise ValueError("a list in which each key stands once")
     return pins
+
+
+def parse_api(raw: Any) -> str:
+    """The base of a web API."""
+    right = "a web address like https://api.github.com"
+    try:
+        parts = urlsplit(raw if isinstance(raw, str) else "")
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(right) from None
+    if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
+        raise ValueError(right)
+    return str(raw)
+
+
+def _parse_browser(raw: Any) -> str:
+    if not isinstance(raw, str) or not raw or "\0" in raw:
+        raise ValueError("auto, none, or a browser's name or path")
+    return raw
 
 
 def _parse_nickname(raw: Any) -> str:
@@ -316,6 +336,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("relay_advertise", "", _parse_advertise, "H:P", _ADVERTISE),
         Option("relay_nickname", "", _parse_nickname, "NAME", "name of the relay in the network"),
         Option("relay_exit_policy", "none", parse_policy, "RULES", "where others' streams may go from here"),
+        Option("browser", "auto", _parse_browser, "NAME", "browser that web uses: auto, none, a name or a path"),
+        Option("github_api", "https://api.github.com", parse_api, "URL", "where git asks"),
         _log_level("warning"),
     ),
 }

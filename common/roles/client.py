@@ -2,6 +2,7 @@
 
     with Client(gateways, network) as client:
         sock = client.connect("example.org", 80)
+        page = client.session().get("https://example.org/")
 
 `connect` gives an ordinary socket, so `ssl` and `requests` stand on it; the proxy hands sockets it accepted to the
 same kind of stream. Names are looked up at the exit; this process resolves none but its gateways'.
@@ -11,8 +12,9 @@ import socket
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from common.circuit.trace import Trace
 from common.directory.addresses import Address
 from common.directory.document import RelayEntry
 from common.directory.path import named
@@ -25,9 +27,13 @@ from common.roles.guard_keeper import GuardKeeper
 from common.roles.links import Links
 from common.roles.pool import ANSWER_TIME, CircuitPool, PathWishes
 from common.roles.stream_socket import StreamSocket
+from common.roles.views import CircuitView, circuit_views
 from common.roles.wish import Isolation, Opening, Question, Wish
 from common.wire.codec import pack_short_string
 from common.wire.messages import IPAddress, Resolve, Sought
+
+if TYPE_CHECKING:
+    from common.roles.http import NetworkSession
 
 OPEN_TIMEOUT = 30.0  # seconds for a stream, all tries together: what browsers and ssh wait
 START_TIMEOUT = 60.0  # seconds until the first circuit
@@ -61,6 +67,7 @@ class Client:
         """
         self.pump = Pump("streams")
         self.links = Links()
+        self.on_hop: Callable[[int, int], None] = lambda _done, _of: None  # hears of each hop of each circuit
         self._progress = progress
         self._warn = warn
         self._warned = ""
@@ -119,9 +126,14 @@ class Client:
     # ---- streams
 
     def connect(
-        self, host: str, port: int, isolation: Isolation = (), timeout: float = OPEN_TIMEOUT
+        self,
+        host: str,
+        port: int,
+        isolation: Isolation = (),
+        timeout: float = OPEN_TIMEOUT,
+        trace: Trace | None = None,
     ) -> StreamSocket:
-        """A socket to a target, through a circuit that only `isolation` uses; waits.
+        """A socket to a target, through a circuit that only `isolation` uses; waits. `trace` sees its cells.
 
         Raises `Refused` with the reason: refused by the target, not found, no exit allows it, timed out, ...
         """
@@ -143,18 +155,24 @@ class Client:
 
         plug = self.pump.attach(ours, _Quiet())
         opening = Opening(host, port, plug, answered, refused, broken, isolation)
+        opening.trace = trace
+        result.opening = opening
         try:
             self.open(opening, timeout)
             done.wait()
             if reasons:
                 raise Refused(reasons[0], _why(host, port, reasons[0]))
         except BaseException:
-            opening.settle()
-            opening.leave()
-            plug.abort()
+            result.abort()
             result.close()
             raise
         return result
+
+    def session(self, isolation: Isolation = ()) -> "NetworkSession":
+        """A `requests.Session` whose every connection is a stream of this client; use `with`, or close it."""
+        from common.roles.http import NetworkSession  # noqa: PLC0415  a proxy need not load it
+
+        return NetworkSession(self, isolation)
 
     def open(self, opening: Opening, timeout: float = OPEN_TIMEOUT) -> None:
         """Opens a stream; never waits, the opening's callbacks tell."""
@@ -169,7 +187,11 @@ class Client:
         self._begin(opening, timeout)
 
     def resolve(
-        self, host: str, isolation: Isolation = (), timeout: float = OPEN_TIMEOUT
+        self,
+        host: str,
+        isolation: Isolation = (),
+        timeout: float = OPEN_TIMEOUT,
+        trace: Trace | None = None,
     ) -> tuple[IPAddress, ...]:
         """The addresses of a name, looked up at an exit; waits. Raises `Refused`."""
         done = threading.Event()
@@ -179,7 +201,9 @@ class Client:
             answers.append((reason, addresses, name))
             done.set()
 
-        self.ask(Question(host, answered, isolation), timeout)
+        question = Question(host, answered, isolation)
+        question.trace = trace
+        self.ask(question, timeout)
         done.wait()
         reason, addresses, _ = answers[0]
         if not addresses:
@@ -217,6 +241,10 @@ class Client:
         """The relays of the directory document held now."""
         document = self.directory.document
         return tuple(document.relays) if document is not None else ()
+
+    def circuits(self) -> tuple[CircuitView, ...]:
+        """The live circuits and their streams, as they are at this moment."""
+        return circuit_views(self.pool.circuits, self.pool.retired)
 
     def new_identity(self) -> None:
         """No circuit used so far carries another stream."""
@@ -257,6 +285,7 @@ class Client:
         self._step(percent * _DIRECTORY // 101, text)
 
     def _hop_done(self, done: int, of: int) -> None:
+        self.on_hop(done, of)
         self._step(_DIRECTORY + (_READY - _DIRECTORY) * done // (of + 1), f"relay {done} of {of} answered")
 
     def _step(self, percent: int, text: str) -> None:

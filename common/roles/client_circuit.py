@@ -1,5 +1,6 @@
 """A circuit as its client sees it: built hop by hop, then the home of streams."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from time import monotonic
@@ -21,7 +22,7 @@ from common.wire.cells import Command
 from common.wire.messages import IPAddress, Sought
 
 MAX_STREAMS = 60_000  # of the 65,535 ids: room for what is asked for while the next circuit is built
-
+_numbers = itertools.count(1)
 
 def path_hop(entry: RelayEntry) -> PathHop:
     """What the handshake needs of a listed relay."""
@@ -103,6 +104,8 @@ class ClientCircuit(CircuitEnd):
         self.origin = Origin([path_hop(entry) for entry in path], suite)
         super().__init__(self.origin, link, 0)
         self.path = path
+        self.suite = suite
+        self.number = next(_numbers)  # what people call it; the wire has another, per link
         self.hops_done = 0
         self.born = monotonic()
         self.build_seconds = 0.0
@@ -163,6 +166,7 @@ class ClientCircuit(CircuitEnd):
             stream_id = self.endpoint.begin(opening.host, opening.port, monotonic(), opening.flags)
             self.attachments[stream_id] = stream = ClientStream(self, stream_id, opening)
             opening.streams.append(stream)
+            self._trace(opening, stream_id)
             self.queue_cells()
         self.link.flush()
 
@@ -172,7 +176,9 @@ class ClientCircuit(CircuitEnd):
         with self.lock:
             if self.closed:
                 raise Closed("the circuit has ended", self.ended_by)
-            self._questions[self.endpoint.resolve(question.host, monotonic(), question.sought)] = question
+            stream_id = self.endpoint.resolve(question.host, monotonic(), question.sought)
+            self._questions[stream_id] = question
+            self._trace(question, stream_id)
             self.queue_cells()
         self.link.flush()
 
@@ -190,6 +196,17 @@ class ClientCircuit(CircuitEnd):
         """Ends the circuit; its streams break."""
         self.failed(reason, set())
         self._links.destroy(self.link, self.circuit_id, reason)
+
+    def untrace(self) -> None:
+        """Nobody is told of cells any more."""
+        with self.lock:
+            self.origin.tap(None)
+
+    def _trace(self, wish: Wish, stream_id: int) -> None:
+        """Requires the lock: from now on the wish's trace, if it has one, is told of each cell."""
+        if wish.trace is not None:
+            wish.trace.begin(self, stream_id)
+            self.origin.tap(wish.trace.record)
 
     # ---- CircuitSide: the link's reader
 

@@ -38,6 +38,8 @@ class _Reader(HTMLParser):
                 pass
         if tag in _BLOCKS:
             self.parts.append("\n")
+        elif tag in ("td", "th"):
+            self.parts.append("  ")
 
     def handle_data(self, data: str) -> None:
         if self._in_title:

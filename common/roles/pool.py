@@ -7,6 +7,7 @@ where the path can do without it.
 
 import logging
 import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from time import monotonic
 
@@ -40,6 +41,7 @@ ANSWER_TIME = 4.0  # seconds after which a stream is asked for on another circui
 HEDGED_TRIES = 3  # circuits that are so asked at most: a target that is down is asked for at three exits
 STUCK = 3  # circuits in a row that a guard could not extend: then it is the guard that does not work
 AVOID = 30.0  # seconds a relay that did not answer is avoided: the directory drops it much sooner if it is gone
+BUILD_TIMES = 100  # build times kept: as many as a person wants a median of
 RETRY_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # seconds between failed builds; the last one repeats
 
 _logger = logging.getLogger(__name__)
@@ -80,6 +82,8 @@ class CircuitPool:
         self._times = BuildTimes()
         self._era = 0  # rises with each new identity
         self._last_error: Exception | None = None
+        self._build_times: deque[float] = deque(maxlen=BUILD_TIMES)
+        self._close_reasons: Counter[DestroyReason] = Counter()
         self._closed = False
 
     # ---- any thread
@@ -168,6 +172,24 @@ class CircuitPool:
         """Seconds after which a circuit of so many hops is given up now."""
         with self._changed:
             return self._times.limit(hops)
+
+    @property
+    def retired(self) -> list[ClientCircuit]:
+        """Those that take no new streams, and still carry some."""
+        with self._changed:
+            return [circuit for circuit in self._retired if not circuit.closed]
+
+    @property
+    def build_times(self) -> list[float]:
+        """Seconds that the last circuits took to build, the newest last."""
+        with self._changed:
+            return list(self._build_times)
+
+    @property
+    def close_reasons(self) -> dict[str, int]:
+        """How many circuits have ended, those that were never complete included, by reason."""
+        with self._changed:
+            return {reason.name.lower().replace("_", " "): count for reason, count in self._close_reasons.items()}
 
     def close(self) -> None:
         """Ends all circuits; builders end when their links do."""
@@ -270,6 +292,7 @@ class CircuitPool:
             return
         with self._changed:
             self._failures = 0
+            self._build_times.append(circuit.build_seconds)
             gone = self._closed or circuit.closed
             if not gone:
                 self._circuits.append(circuit)
@@ -357,6 +380,8 @@ class CircuitPool:
     def _ended(self, circuit: ClientCircuit) -> None:
         """A circuit ended; on its link's reader, so nothing here waits."""
         with self._changed:
+            self._close_reasons[circuit.ended_by or DestroyReason.FINISHED] += 1
+            self._retired = [other for other in self._retired if other is not circuit]
             if circuit not in self._circuits:
                 return
             self._circuits.remove(circuit)

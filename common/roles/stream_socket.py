@@ -1,9 +1,12 @@
 """The socket that `Client.connect` gives: an ordinary one, which tells a stream that broke from one that ended."""
 
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import EndReason
+
+if TYPE_CHECKING:
+    from common.roles.wish import Opening
 
 
 class StreamSocket(socket.socket):
@@ -12,6 +15,16 @@ class StreamSocket(socket.socket):
     def __init__(self, fileno: int) -> None:
         super().__init__(socket.AF_UNIX, socket.SOCK_STREAM, fileno=fileno)
         self.broken_by: EndReason | None = None
+        self.opening: Opening | None = None  # what it was asked for as
+
+    def abort(self) -> None:
+        """Ends the stream now, in both directions; whoever reads hears so. Any thread; the socket stays to close.
+
+        `close` is gentler: what was sent arrives, and the target may go on sending until it notices.
+        """
+        self.broken_by = self.broken_by or EndReason.RESET
+        if self.opening is not None:
+            self.opening.abort()
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """As `socket.recv`; raises `ConnectionResetError` at the end of a stream that broke."""

@@ -1,23 +1,25 @@
-"""The prompt's and command line's `web`: a page fetched through the network, shown as text in the terminal.
+"""A page fetched through the network, as text: what `web --print` and a terminal without a browser show.
 
 The exit opens nothing: it carries bytes. What is read is bounded in size and time, so a page that never ends does.
 """
 
 import codecs
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import requests
 
+from common.circuit.trace import Trace
 from common.errors import OnionError
-from common.net.deadline import Deadline
 from common.roles.client import Client
-from common.roles.http import NetworkSession
+from common.roles.http import FAILURES, NetworkSession, explain
 from common.roles.page import readable
+from common.roles.wish import Isolation
 
-MAX_PAGE = 10 * 2**20  # bytes read of a page: more than people read; larger files go through the proxy
+MAX_PAGE = 10 * 2**20  # bytes read of a page: more than people read; for larger files there is --save
 TIMEOUT = 60.0  # seconds for a whole page
-_CHUNK = 65_536
+ISOLATION: Isolation = ("web",)
 _TEXT_TYPES = ("text/", "application/json", "application/xml", "application/xhtml")
 
 
@@ -43,6 +45,9 @@ def complete_url(text: str) -> str:
     """An address as people type it, as a URL; raises `PageError`."""
     text = text.strip()
     if "://" not in text:
+        scheme, colon, rest = text.partition(":")
+        if colon and scheme.isalpha() and not rest.partition("/")[0].isdigit():  # as in mailto:, not in host:80
+            raise PageError(f"{scheme}: is not a scheme that web knows: use http:// or https://")
         text = "http://" + text
     try:
         parts = urlsplit(text)
@@ -56,15 +61,32 @@ def complete_url(text: str) -> str:
     return text
 
 
-def fetch(client: Client, url: str) -> Page:
-    """Fetches a page; raises `PageError` with a sentence."""
+def fetch(
+    client: Client,
+    url: str,
+    timeout: float = TIMEOUT,
+    tell: Callable[[str], None] = lambda _text: None,
+    trace: Trace | None = None,
+) -> Page:
+    """Fetches a page; raises `PageError` with a sentence. `tell` hears how far it is.
+
+    Left by ctrl-c, it ends its streams at once.
+    """
     url = complete_url(url)
-    deadline = Deadline(TIMEOUT)
-    try:
-        with NetworkSession(client, ("web",)) as session, session.get(url, stream=True, timeout=TIMEOUT) as answer:
-            body, cut = _read(answer, deadline)
-    except requests.RequestException as error:
-        raise PageError(_sentence(url, error)) from None
+    tell(f"asking {urlsplit(url).hostname} through the network")
+    with NetworkSession(client, ISOLATION, trace) as session:
+        try:
+            with session.within(timeout), session.get(url, stream=True, timeout=timeout) as answer:
+                tell(f"{answer.status_code} {answer.reason}, reading")
+                body, cut = session.read(answer, MAX_PAGE)
+        except FAILURES as error:
+            if session.expired:
+                raise PageError(f"{url} was not there within {timeout:.0f} seconds: try again") from None
+            raise PageError(explain(url, error)) from None
+    return _page(answer, body, cut)
+
+
+def _page(answer: requests.Response, body: bytes, cut: bool) -> Page:
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     title, text = "", ""
     if kind.startswith(_TEXT_TYPES):
@@ -78,37 +100,11 @@ def readable_plain(text: str) -> str:
     return "".join(char for char in text if char in "\n\t" or char.isprintable())
 
 
-def _read(answer: requests.Response, deadline: Deadline) -> tuple[bytes, bool]:
-    body = bytearray()
-    for chunk in answer.iter_content(_CHUNK):
-        body += chunk
-        if len(body) > MAX_PAGE or deadline.expired:
-            return bytes(body[:MAX_PAGE]), True
-    return bytes(body), False
-
-
 def _codec(named: str | None) -> str:
-    """The encoding a server names, if there is such a one."""
+    """The text encoding a server names, if there is such a one."""
     try:
-        return codecs.lookup(named or "utf-8").name
-    except LookupError:
+        found = codecs.lookup(named or "utf-8")
+        b"\xff".decode(found.name, "replace")  # base64 and the like are codecs too, but no text
+        return found.name
+    except (LookupError, ValueError):
         return "utf-8"
-
-
-def _sentence(url: str, error: requests.RequestException) -> str:
-    """The innermost cause, in words."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OnionError):
-            return str(cause)
-        inner = cause.args[0] if cause.args and isinstance(cause.args[0], BaseException) else None
-        inner = inner or getattr(cause, "reason", None)
-        following = cause.__cause__ or (inner if isinstance(inner, BaseException) else None) or cause.__context__
-        if following is None or following is cause:
-            break
-        cause = following
-    if isinstance(error, requests.exceptions.SSLError):
-        return f"{url}: the server's certificate is not valid: {cause}"
-    if isinstance(error, requests.exceptions.Timeout):
-        return f"{url} did not answer within {TIMEOUT:.0f} seconds: try again"
-    return f"{url} could not be fetched: {cause}"

@@ -15,6 +15,7 @@ from ipaddress import ip_address
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from common.circuit.trace import Trace
 from common.directory.descriptor import Descriptor
 from common.errors import EndReason
 from common.net.plug import Plug
@@ -45,6 +46,7 @@ class Wish(ABC):
         self.asked: list[ClientCircuit] = []  # circuits it was begun on
         self.asked_at = 0.0  # when last
         self.pending = 0  # circuits that may still answer
+        self.trace: Trace | None = None  # who wants to see the cells of this
         self._settled = False
         self._lock = threading.Lock()  # guards `_settled` and `pending`
 
@@ -158,7 +160,19 @@ class Opening(Wish):
                     stream.client_circuit.slow = True
                 stream.circuit.reset(stream.stream_id, EndReason.DONE)
         self.asked.clear()
-        self.streams.clear()
+        self.streams[:] = [winner] if winner is not None else []
+
+    @property
+    def live(self) -> bool:
+        """Whether a stream was begun and is not over."""
+        return any(stream.live for stream in list(self.streams))
+
+    def abort(self) -> None:
+        """Ends it now, whatever it has come to: no answer is awaited, and its streams are reset. Any thread."""
+        self.settle()
+        for stream in list(self.streams):
+            stream.circuit.reset(stream.stream_id, EndReason.RESET)
+        self.plug.abort()
 
     def _refuse(self, reason: EndReason) -> None:
         self.leave()

@@ -5,6 +5,7 @@ What is downloaded is cut from one random block of a prime length, so any byte t
 
 import hashlib
 import os
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -145,6 +146,13 @@ def sink(sock: socket.socket, _ending: threading.Event) -> None:
 def silent(_sock: socket.socket, ending: threading.Event) -> None:
     """Accepts, and neither reads nor writes."""
     ending.wait()
+
+
+def wait_reset(sock: socket.socket) -> bool:
+    """Waits until the connection is reset, not only ended on one side; False when that never comes."""
+    poll = select.poll()
+    poll.register(sock, 0)  # errors and hang-ups are always told
+    return bool(poll.poll(PATIENCE * 1_000))
 
 
 @contextmanager

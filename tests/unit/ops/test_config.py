@@ -173,6 +173,12 @@ def test_where_a_client_finds_its_file(tmp_path: Path) -> None:
         ([], ClientCommand()),
         (["web", "https://example.org/"], ClientCommand("web", "https://example.org/")),
         (["socks"], ClientCommand("socks")),
+        (["web", "x", "--print", "--json"], ClientCommand("web", "x", as_json=True, as_text=True)),
+        (["web", "x", "--save", "file"], ClientCommand("web", "x", save=Path("file"))),
+        (["git", "octocat", "--list"], ClientCommand("git", "octocat", repositories=True)),
+        (["path"], ClientCommand("path")),
+        (["path", "x", "--json"], ClientCommand("path", "x", as_json=True)),
+        (["status", "--targets"], ClientCommand("status", targets=True)),
     ],
 )
 def test_client_commands(argv: list[str], command: ClientCommand) -> None:
@@ -405,3 +411,14 @@ def test_a_relay_of_a_client_needs_a_name_and_an_address() -> None:
     assert client_error(["--relay"]).startswith("client: relay_nickname: not set")
     assert client_error(["relay", "--nickname", "x", "--listen", "[::]:7"]).startswith("client: relay_advertise: not set")
     assert client_error([], {"TOR_NETWORK_RELAY": "yes"}) == "environment: TOR_NETWORK_RELAY: 'yes' is not true or false"
+
+
+@pytest.mark.parametrize("api", ["https://api.github.com", "http://127.0.0.1:8080/base", "https://[::1]:1"])
+def test_bases_of_web_apis(api: str) -> None:
+    assert load("client", [*GATEWAY, "--github-api", api], {}).github_api == api
+
+
+@pytest.mark.parametrize("api", ["api.github.com", "ftp://x", "https://", "https://x:99999", "https://x/?q", "https://["])
+def test_what_is_no_base_of_a_web_api_is_a_sentence(api: str) -> None:
+    with pytest.raises(ConfigError, match="is not a web address like https"):
+        load("client", [*GATEWAY], {"TOR_NETWORK_GITHUB_API": api})

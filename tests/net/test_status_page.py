@@ -1,0 +1,64 @@
+"""The network's own page: what stands in it, and who may read it."""
+
+from collections.abc import Iterator
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
+
+import pytest
+
+from common.roles.client import Client
+from common.roles.page import readable
+from common.roles.status_page import StatusPage, duration, render
+from tests.net.in_process import InProcess, threads
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    with InProcess(tmp_path_factory.mktemp("network"), 3) as network, network.client(3) as client:
+        yield client
+
+
+def get(url: str) -> tuple[str, dict[str, str]]:
+    with build_opener(ProxyHandler({})).open(url, timeout=30) as answer:
+        return answer.read().decode(), dict(answer.headers)
+
+
+def test_the_page_shows_relays_and_circuits_and_loads_nothing_else(client: Client) -> None:
+    with StatusPage(client) as page:
+        text, headers = get(page.url)
+    title, shown = readable(text)
+    assert title == "Network test"
+    assert "3 relays are listed" in shown
+    for entry in client.relays():
+        assert entry.descriptor.nickname in shown
+        assert str(entry.descriptor.address) in shown
+    assert " > ".join(client.circuits()[0].path) in shown
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert "://" not in text
+
+
+def test_who_does_not_know_the_secret_reads_nothing(client: Client) -> None:
+    with StatusPage(client) as page, StatusPage(client) as other:
+        secret = page.url.split("/")[3]
+        assert len(secret) >= 22
+        assert secret not in other.url
+        for path in ("", secret[:-1] + "/", other.url.split("/")[3] + "/", secret + "/x"):
+            with pytest.raises(HTTPError, match="404"):
+                get(f"http://{page.address}/{path}")
+
+
+def test_nothing_is_left_running(client: Client) -> None:
+    before = threads()
+    with StatusPage(client) as page:
+        get(page.url)
+    assert [name for name in threads() if name == "status page"] == [n for n in before if n == "status page"]
+
+
+def test_the_page_is_there_before_any_document(client: Client) -> None:
+    empty = Client([(entry.descriptor.address, entry.descriptor.identity) for entry in client.relays()], "none")
+    assert "There is no directory document" in render(empty)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(-1, "0 s"), (99, "99 s"), (120, "2 min"), (7_200, "2 h")])
+def test_durations_as_people_say_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
