@@ -167,6 +167,12 @@ def threads() -> list[str]:
     return sorted(name for name in names if not name.startswith("resolver"))
 
 
+def stream_sockets(network: InProcess, client: Client) -> int:
+    """Sockets of streams that are open at the client and at all relays; links that come and go do not count."""
+    pumps = [client.pump, *(member.relay.relay.pump for member in network.members)]
+    return sum(len(pump._members) for pump in pumps)
+
+
 def descriptors() -> int:
     """How many files and sockets this process has open."""
     return len(os.listdir("/proc/self/fd"))

@@ -19,9 +19,9 @@ from tests.net.in_process import (
     LOOPBACK,
     InProcess,
     circuit_of,
-    descriptors,
     receive_all,
     receive_exactly,
+    stream_sockets,
     wait_until,
 )
 from tests.system.targets import (
@@ -288,7 +288,7 @@ def test_a_circuit_that_ends_while_its_stream_opens_breaks_it(client: Client, pr
 
 @pytest.mark.parametrize("linger", [False, True], ids=["closes", "resets"])
 @pytest.mark.parametrize("moment", ["greeting", "request", "stream"])
-def test_a_program_that_goes_away_leaves_nothing(client: Client, proxy: Proxy, linger: bool, moment: str) -> None:
+def test_a_program_that_goes_away_leaves_nothing(network: InProcess, client: Client, proxy: Proxy, linger: bool, moment: str) -> None:
     def silent_until_end(sock: socket.socket, _ending: threading.Event) -> None:
         sock.recv(1)
 
@@ -296,7 +296,7 @@ def test_a_program_that_goes_away_leaves_nothing(client: Client, proxy: Proxy, l
         connected(proxy, target).close()
         circuit = circuit_of(client, ("proxy",))
         wait_until(lambda: not circuit.attachments)
-        base = descriptors()
+        base = stream_sockets(network, client)
         for _ in range(20):
             sock = dial(proxy)
             if linger:
@@ -309,7 +309,7 @@ def test_a_program_that_goes_away_leaves_nothing(client: Client, proxy: Proxy, l
                 receive_exactly(sock, 10)
             sock.close()
         wait_until(lambda: not circuit.attachments and not circuit.endpoint.open_streams, 5.0)
-        wait_until(lambda: descriptors() <= base, 5.0)
+        wait_until(lambda: stream_sockets(network, client) <= base, 5.0)
 
 
 def test_a_taken_port_is_a_sentence(client: Client, proxy: Proxy) -> None:

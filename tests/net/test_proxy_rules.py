@@ -20,7 +20,7 @@ from common.roles.proxy import Proxy, ProxyRules
 from common.roles.relay_circuit import RelayCircuit
 from common.wire.messages import Sought
 from common.wire.socks import Isolate
-from tests.net.in_process import LOOPBACK, InProcess, descriptors, receive_all, receive_exactly, wait_until
+from tests.net.in_process import LOOPBACK, InProcess, receive_all, receive_exactly, stream_sockets, wait_until
 from tests.system.targets import PATIENCE, Target, echo, never_answering, unused_port
 
 NONE = b"\x05\x01\x00"  # a greeting without credentials
@@ -367,10 +367,10 @@ def test_a_name_of_255_bytes_is_looked_up_and_not_found(proxy: Proxy) -> None:
     assert [code_of(proxy, protocol, "n" * 255, 80) for protocol in ("SOCKS5", "SOCKS4", "HTTP")] == [4, 4, 404]
 
 
-def test_any_greeting_at_all_leaves_the_port_serving(proxy: Proxy) -> None:
+def test_any_greeting_at_all_leaves_the_port_serving(network: InProcess, client: Client, proxy: Proxy) -> None:
     """Real requests, cut, changed in some bytes or continued by noise."""
     random = Random(4)
-    base = descriptors()
+    base = stream_sockets(network, client)
     with Target(echo) as target:
         seeds = [data for data, _ in MALFORMED.values() if len(data) < 600]
         seeds += [NONE + request5("10.0.0.1", 80), password(b"u", b"p") + request5("10.0.0.1", 80), request4("10.0.0.1", 80)]
@@ -386,4 +386,4 @@ def test_any_greeting_at_all_leaves_the_port_serving(proxy: Proxy) -> None:
                 except TimeoutError:
                     pass  # a name that changed is being looked up
         assert code_of(proxy, "SOCKS5", target.host, target.port) == 0
-    wait_until(lambda: descriptors() <= base + 2)
+    wait_until(lambda: stream_sockets(network, client) <= base)

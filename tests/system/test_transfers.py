@@ -127,9 +127,10 @@ def test_a_thousand_requests_use_a_constant_number_of_links(
     )
     assert (done.returncode, len(done.stdout)) == (0, 1_000)
     assert web.requests - requests == 1_000
-    assert links() <= before
-    wait_until(lambda: proxy.descriptors() <= files[0])
-    wait_until(lambda: [relay.descriptors() for relay in network.relays] <= files[1])
+    # A spare circuit that is built meanwhile may bring a few links; a link for each request would be 1,000.
+    assert links() <= before + 10
+    wait_until(lambda: proxy.descriptors() <= files[0] + 10)
+    wait_until(lambda: all(relay.descriptors() <= count + 10 for relay, count in zip(network.relays, files[1], strict=True)))
 
 
 def test_clients_that_flood_each_other_through_the_same_relays_never_stall(
