@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis.strategies import text
 from prometheus_client.parser import text_string_to_metric_families
 
 from common.directory.addresses import Address
@@ -74,10 +76,10 @@ def test_the_pages_show_a_relay_that_registers(site: Site, tmp_path: Path) -> No
         response, page = site.ask("/")
         assert response.status == 200
         assert response.headers["Content-Type"] == "text/html; charset=utf-8"
-        text = page.decode()
+        shown = page.decode()
         identity = relay.identity.public.hex()
         for word in ("gazelle", str(relay.port.address), identity[:16], "running", site.gateway.identity.hex()):
-            assert word in text
+            assert word in shown
         told = json.loads(site.ask("/status.json?pretty")[1])
         assert told["relays"][0]["identity"] == identity
         assert told["document"]["signatures"] == [site.gateway.identity.hex()]
@@ -141,7 +143,7 @@ def test_dns_rebinding_reads_nothing(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "listen", "allowed"),
+    ("host", "listen", "allowed"),
     [
         ("127.0.0.1:80", "127.0.0.1", True),
         ("127.8.8.8", "127.0.0.1", True),
@@ -165,8 +167,13 @@ def test_dns_rebinding_reads_nothing(site: Site) -> None:
         ("localhost\x00", "127.0.0.1", False),
     ],
 )
-def test_which_hosts_are_allowed(given: str, listen: str, allowed: bool) -> None:
-    assert is_host_allowed(given, Address(listen, 9_080)) is allowed
+def test_which_hosts_are_allowed(host: str, listen: str, allowed: bool) -> None:
+    assert is_host_allowed(host, Address(listen, 9_080)) is allowed
+
+
+@given(text())
+def test_no_host_header_is_a_bug(given_host: str) -> None:
+    assert is_host_allowed(given_host, LOOPBACK) in (True, False)
 
 
 @pytest.mark.parametrize(

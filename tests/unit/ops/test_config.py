@@ -294,3 +294,11 @@ def test_the_family_key_of_a_file_is_relative_to_it(tmp_path: Path) -> None:
     assert load("relay", ["--config", str(path)], {}).family_key == tmp_path / "family.pem"
     assert load("relay", ["--config", str(path), "--family-key", "f.pem"], {}).family_key == Path("f.pem")
     assert load("relay", ["--config", str(path), "--family-key", ""], {}).family_key is None
+
+
+def test_a_gateway_has_a_status_page_only_where_it_is_told() -> None:
+    assert load("gateway", [], {}).http is None
+    assert load("gateway", ["--http", "127.0.0.1:0"], {}).http == Address("127.0.0.1", 0)
+    assert load("gateway", [], {"TOR_NETWORK_HTTP": "[::1]:9080"}).http == Address("::1", 9_080)
+    with pytest.raises(ConfigError, match="--http: '9080' is not host:port"):
+        load("gateway", ["--http", "9080"], {})
