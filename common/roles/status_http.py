@@ -37,7 +37,8 @@ MAX_HEAD = 8_192  # bytes of request line and headers; browsers send about 1,000
 REQUEST_TIME = 5.0  # seconds
 LINGER = 1.0  # seconds for the other side to close first: closing on unread data would destroy the answer
 MAX_UNREAD = 65_536  # bytes thrown away meanwhile
-REST = 4  # so making pages takes a fifth of a core at most
+REST = 9  # so making one page takes a tenth of a core at most, and the two large ones a fifth
+BACKLOG = 256  # connections that the kernel keeps: those it drops come again after whole seconds
 PAUSE = 0.2  # seconds without accepting when the system has no more files or memory
 
 _BROWSERS_MAY = (
@@ -269,7 +270,7 @@ class StatusServer:
 def _bind(address: Address) -> socket.socket:
     try:
         family, _, _, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(target[:2], family=family, backlog=MAX_REQUESTS)
+        return socket.create_server(target[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         text = "address already in use; choose another port"
         if error.errno != errno.EADDRINUSE:
