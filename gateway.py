@@ -3,11 +3,13 @@
 
 import logging
 import sys
+from contextlib import ExitStack
 
 from common.ops import lifecycle, logs
 from common.ops.config import load
 from common.ops.keystore import load_or_create_identity
 from common.roles.gateway import Gateway
+from common.roles.status_http import StatusServer
 
 
 def run() -> int:
@@ -24,14 +26,16 @@ def run() -> int:
         network=config.network,
         state_dir=config.state,
     )
-    with lifecycle.Signals() as signals:
+    with lifecycle.Signals() as signals, ExitStack() as stack:
         gateway.start()
-        try:
-            with lifecycle.ready(config.state, str(gateway.address), identity.public):
-                logging.info("listening on %s, key %s", gateway.address, identity.public.hex())
-                signals.stop.wait()
-        finally:
-            gateway.stop()
+        stack.callback(gateway.stop)
+        http = ""
+        if config.http is not None:
+            http = str(stack.enter_context(StatusServer(config.http, gateway.snapshot)).address)
+            logging.info("status page http://%s/", http)
+        stack.enter_context(lifecycle.ready(config.state, str(gateway.address), identity.public, http))
+        logging.info("listening on %s, key %s", gateway.address, identity.public.hex())
+        signals.stop.wait()
     return signals.exit_code
 
 

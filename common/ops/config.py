@@ -37,12 +37,13 @@ _UNSPECIFIED = ("0.0.0.0", "::")
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """What a gateway is told."""
+    """What a gateway is told; it has no status page when `http` is None."""
 
     listen: Address
     state: Path
     network: str
     log_level: str
+    http: Address | None
 
 
 @dataclass(frozen=True, slots=True)

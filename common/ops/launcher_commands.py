@@ -200,11 +200,12 @@ class Launcher:
         """Starts them together; then their addresses and keys are known, and stay for a restart."""
         names = _gateways(settings)
         for name in names:
-            self._folder.write_config(name, {"listen": f"{_HOST}:{settings.port(name)}", "state": name})
+            listen = f"{_HOST}:{settings.port(name)}"
+            self._folder.write_config(name, {"listen": listen, "state": name, "http": f"{_HOST}:0"})
         ready = self._wait_ready([self._folder.start(name) for name in names])
         pins = []
         for name, gateway in zip(names, ready, strict=True):
-            self._folder.write_config(name, {"listen": gateway.address, "state": name})
+            self._folder.write_config(name, {"listen": gateway.address, "state": name, "http": gateway.http})
             pins.append(GatewayPin(parse_address(gateway.address), bytes.fromhex(gateway.identity)))
         network = load("gateway", ["--config", str(self._folder.config(names[0]))], {}).network
         self._folder.write_network(network, pins)
@@ -273,13 +274,14 @@ class Launcher:
 
     def _show_table(self) -> None:
         recorded, running, listed = self._folder.recorded(), self._folder.running(), self._listed()
-        table = Table("name", "address", "pid", "state", box=None)
+        table = Table("name", "address", "pid", "state", "status page", box=None)
         for process in recorded:
             ready = self._folder.ready(process)
             state = "running" if process in running else "gone"
             if state == "running" and process.name in listed:
                 state = "listed"
-            table.add_row(process.name, ready.address if ready else "", str(process.pid), state)
+            page = f"http://{ready.http}/" if ready and ready.http else ""
+            table.add_row(process.name, ready.address if ready else "", str(process.pid), state, page)
         self._console.print(table)
 
     def _show_use(self, count: int) -> None:

@@ -68,6 +68,7 @@ class Ready:
 
     address: str
     identity: str
+    http: str  # address of the status page, empty without one
 
 
 def start_time(pid: int) -> int | None:
@@ -144,8 +145,8 @@ class Folder:
         path = self.root / process.name / READY_FILE
         if read_private(path) is None:
             return None
-        values = _json(path, {"pid", "address", "identity"})
-        return Ready(values["address"], values["identity"]) if values["pid"] == process.pid else None
+        values = _json(path, {"pid", "address", "identity", "http"})
+        return Ready(**values) if values.pop("pid") == process.pid else None
 
     def start(self, name: str) -> Process:
         """Starts a daemon by its file and records it; raises `ConfigError` when it cannot be started at all."""

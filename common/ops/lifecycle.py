@@ -118,14 +118,15 @@ class Signals:
 
 
 @contextmanager
-def ready(state: Path, address: str, identity: bytes) -> Iterator[None]:
+def ready(state: Path, address: str, identity: bytes, http: str = "") -> Iterator[None]:
     """While entered, `state` holds the files `pid` and `ready`; enter it when the daemon can be dialled.
 
-    `ready` is JSON: pid, address (host:port as bound), identity (hex). Raises `ConfigError` when the disk refuses.
+    `ready` is JSON: pid, address (host:port as bound), identity (hex), http (host:port of the status page, empty
+    without one). Raises `ConfigError` when the disk refuses.
     """
     private_folder(state)
     pid_file, ready_file = state / PID_FILE, state / READY_FILE
-    text = json.dumps({"pid": os.getpid(), "address": address, "identity": identity.hex()})
+    text = json.dumps({"pid": os.getpid(), "address": address, "identity": identity.hex(), "http": http})
     try:
         write_private(pid_file, f"{os.getpid()}\n".encode())
         write_private(ready_file, text.encode() + b"\n")

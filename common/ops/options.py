@@ -120,6 +120,10 @@ def _parse_advertise(raw: Any) -> Address | None:
     return None if raw == "" else parse_address(raw)
 
 
+def _parse_http(raw: Any) -> Address | None:
+    return None if raw == "" else parse_listen(raw)
+
+
 def parse_hops(raw: Any) -> tuple[int, int]:
     """The fewest and the most relays of a path."""
     right = f"a number of relays from 1 to {MAX_HOPS}, or a range like 3-5"
@@ -257,6 +261,7 @@ def _log_level(default: str) -> Option:
 
 _NETWORK_HELP = "name of the network that is joined, or a file network.toml that says its name and gateways"
 _NETWORK = Option("network", "private", _parse_network, "NAME|FILE", _NETWORK_HELP)
+_HTTP_HELP = "address of the status page, as 127.0.0.1:9080; others see it only if not on loopback; empty: none"
 _GATEWAYS = Option("gateways", [], parse_gateways, "H:P", "the gateways believed, by majority", required=True)
 
 # What a choice of relays costs is said where it is made.
@@ -280,6 +285,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _state("gateway-state"),
         _NETWORK,
         _log_level("info"),
+        Option("http", "", _parse_http, "H:P", _HTTP_HELP),
     ),
     "relay": (
         Option("listen", "127.0.0.1:9001", parse_listen, "H:P", "address to listen on; port 0 takes any free one"),

@@ -30,7 +30,7 @@ GREETING_TIME = 10.0  # seconds from accept to HELLO
 IDLE_TIME = 60.0  # seconds a greeted connection may say nothing and take nothing; clients poll every 5 to 10
 LINGER = 2.0  # seconds for a refused peer to hear why
 MAX_PER_SOURCE = 256  # a large household, or the relays of one data centre behind one address
-RESERVED_FILES = 64 + MAX_DIALS  # of the process: listeners, store, log, dials
+RESERVED_FILES = 96 + MAX_DIALS  # of the process: listeners, store, log, status page, dials
 ACCEPTS_A_TURN = 64
 MAX_TOLD = 200  # characters of an ERROR about a broken protocol
 

@@ -422,3 +422,11 @@ def test_bases_of_web_apis(api: str) -> None:
 def test_what_is_no_base_of_a_web_api_is_a_sentence(api: str) -> None:
     with pytest.raises(ConfigError, match="is not a web address like https"):
         load("client", [*GATEWAY], {"TOR_NETWORK_GITHUB_API": api})
+
+
+def test_a_gateway_has_a_status_page_only_where_it_is_told() -> None:
+    assert load("gateway", [], {}).http is None
+    assert load("gateway", ["--http", "127.0.0.1:0"], {}).http == Address("127.0.0.1", 0)
+    assert load("gateway", [], {"TOR_NETWORK_HTTP": "[::1]:9080"}).http == Address("::1", 9_080)
+    with pytest.raises(ConfigError, match="--http: '9080' is not host:port"):
+        load("gateway", ["--http", "9080"], {})

@@ -119,7 +119,7 @@ def test_a_bug_is_not_hidden() -> None:
 def test_ready_says_who_is_where_and_is_removed(tmp_path: Path) -> None:
     with ready(tmp_path / "state", "127.0.0.1:9", b"\xab" * 32):
         told = json.loads((tmp_path / "state" / "ready").read_text())
-        assert told == {"pid": os.getpid(), "address": "127.0.0.1:9", "identity": "ab" * 32}
+        assert told == {"pid": os.getpid(), "address": "127.0.0.1:9", "identity": "ab" * 32, "http": ""}
         assert (tmp_path / "state" / "pid").read_text() == f"{os.getpid()}\n"
     assert list((tmp_path / "state").iterdir()) == []
 
