@@ -5,10 +5,11 @@ the table is `Unexpected`. DROP is legal always.
 """
 
 from collections.abc import Sequence
-from enum import Enum, auto
+from enum import auto
 
 from common.circuit.actions import Action, ExtendTo, PassOn
 from common.circuit.endpoint import Endpoint
+from common.circuit.key import Key
 from common.circuit.stream import Side
 from common.crypto.handshake import HopKeys
 from common.crypto.layers import PROOF, SUITES, Kind
@@ -17,7 +18,7 @@ from common.wire.cells import MAX_BODY
 from common.wire.messages import CREATED_BODY, Drop, Extend, Extended, Message, decode_messages
 
 
-class HopState(Enum):
+class HopState(Key):
     """What a hop is."""
 
     FRESH = auto()
@@ -26,7 +27,7 @@ class HopState(Enum):
     EXIT = auto()
 
 
-class Got(Enum):
+class Got(Key):
     """What a client may send to a hop."""
 
     LAYER = auto()  # for the next hop

@@ -8,20 +8,21 @@ told apart from one for a stream that never was.
 A pair of state and event that is not in the table below is `Unexpected` and ends the circuit: nothing is skipped.
 """
 
-from enum import Enum, auto
+from enum import auto
 
+from common.circuit.key import Key
 from common.circuit.window import StreamReceiveWindow, StreamSendWindow
 from common.errors import Unexpected
 
 
-class Side(Enum):
+class Side(Key):
     """Which end of the circuit this is."""
 
     CLIENT = auto()
     EXIT = auto()
 
 
-class State(Enum):
+class State(Key):
     """Where a stream stands; LOCAL is this side's sending, REMOTE the other's."""
 
     IDLE = auto()  # never opened
@@ -36,7 +37,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-class Event(Enum):
+class Event(Key):
     """What may happen to a stream: the messages got, then what this side does."""
 
     GOT_BEGIN = auto()

@@ -67,6 +67,10 @@ class TlsSession:
                 if not record:
                     break
                 records.append(record)
+                # What is cut off waits inside OpenSSL. Asking once more would say so by an exception, which costs
+                # as much as decrypting a small record.
+                if not self._incoming.pending and not self._ssl.pending():
+                    return records
         except ssl.SSLWantReadError:
             return records
         except (ssl.SSLError, OSError) as error:
