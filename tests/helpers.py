@@ -1,5 +1,7 @@
 """What many tests share: cutting bytes three ways, a clock that only tests move, one unit of time."""
 
+import contextlib
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from random import Random
 from typing import Protocol, TypeVar
@@ -20,6 +22,12 @@ class Feed(Protocol[T_co]):
     """Something that takes bytes however they are cut and returns what they complete."""
 
     def __call__(self, data: bytes, /) -> Iterable[T_co]: ...
+
+
+def say_no_more(sock: socket.socket) -> None:
+    """Ends our direction; whoever was told nonsense may have hung up with a reset already."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
 
 
 class FakeClock:

@@ -17,6 +17,7 @@ from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.listener import Listener
 from common.wire.cells import Cell, Command
+from tests.helpers import say_no_more
 from tests.net.links import PATIENCE, RawPeer, Recorder, end, node
 
 
@@ -151,7 +152,7 @@ def test_a_truncated_handshake_is_closed(length: int) -> None:
         raw = RawPeer(stranger, server_side=False)
         raw.tls.handshake()
         stranger.sendall(raw.tls.outgoing()[:length])
-        stranger.shutdown(socket.SHUT_WR)
+        say_no_more(stranger)
         assert everything(stranger) == b""
         works(listener, host)
 
@@ -235,7 +236,7 @@ def test_no_address_of_a_client_is_logged(caplog: pytest.LogCaptureFixture) -> N
         for said in (b"GET / HTTP/1.0\r\n\r\n", b"nonsense", b"\x16nonsense", b""):
             with socket.create_connection(listener.address) as stranger:
                 stranger.sendall(said)
-                stranger.shutdown(socket.SHUT_WR)
+                say_no_more(stranger)
                 everything(stranger)
         works(listener, host)
     assert "127.0.0.1" not in caplog.text

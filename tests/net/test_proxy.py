@@ -15,6 +15,7 @@ from common.roles import exit as exit_module
 from common.roles import proxy as proxy_module
 from common.roles.client import Client
 from common.roles.proxy import Proxy
+from tests.helpers import say_no_more
 from tests.net.in_process import (
     LOOPBACK,
     InProcess,
@@ -228,7 +229,7 @@ def test_whoever_opens_the_port_as_a_web_site_gets_a_page(proxy: Proxy) -> None:
 def test_what_is_no_request_ends(proxy: Proxy, data: bytes) -> None:
     with dial(proxy) as sock:
         sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
+        say_no_more(sock)
         try:
             receive_all(sock)
         except ConnectionResetError:

@@ -1,7 +1,6 @@
 """What no log at info ever tells: targets, credentials, client addresses, keys. All processes, good days and bad."""
 
 import base64
-import contextlib
 import json
 import re
 import signal
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from tests.helpers import say_no_more
 from tests.net.in_process import receive_exactly
 from tests.system.network import Network, environment, wait_until
 from tests.system.targets import Target, WebTarget, flood, unused_port
@@ -47,8 +47,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory, web: WebTarget) -> tuple[dict
         for garbage in (b"GET /zebra-page HTTP/1.1\r\n\r\n", b"\x16\x03\x01zebra", b"zebra"):
             with socket.create_connection(address) as sock:
                 sock.sendall(garbage)
-                with contextlib.suppress(OSError):  # the relay may have hung up already
-                    sock.shutdown(socket.SHUT_WR)
+                say_no_more(sock)
                 _drain(sock)
         command = ["curl", "-s", "--socks5-hostname", proxy.address, "--proxy-user", user, f"{web.url}/bytes/1"]
         assert subprocess.run(command, env=environment(), check=False, capture_output=True).returncode == 0

@@ -239,7 +239,8 @@ def test_a_second_signal_ends_a_relay_at_once(network: Network, loaded: Process)
             relay.signal(signal.SIGTERM)
             sleep(0.05)  # two signals at the same moment are one
         assert monotonic() - start < 0.9
-        assert relay.wait() == 128 + signal.SIGTERM
+        # By its own exit, or by the signal that came when Python had let go of its handlers already.
+        assert relay.wait() in (128 + signal.SIGTERM, -signal.SIGTERM)
     finally:
         network.gateway.signal(signal.SIGCONT)
     network.restart(relay)
