@@ -92,6 +92,8 @@ def show_status(console: Console, answer: dict[str, Any], *, targets: bool = Fal
 
 def _show_history(console: Console, answer: dict[str, Any]) -> None:
     parts = [f"{answer['links']} link{'s' * (answer['links'] != 1)}"]
+    if answer["guards"]:
+        parts.append("guards: " + ", ".join(_guard(guard) for guard in answer["guards"]))
     if answer["built"]:
         median, most = answer["build_seconds_median"] * 1_000, answer["build_seconds_most"] * 1_000
         parts.append(f"last {answer['built']} circuits took {median:.0f} ms to build (median), {most:.0f} at most")
@@ -99,6 +101,12 @@ def _show_history(console: Console, answer: dict[str, Any]) -> None:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(answer["close_reasons"].items()))
         parts.append(f"circuits ended: {reasons}")
     console.print(" · ".join(parts), highlight=False, soft_wrap=True)
+
+
+def _guard(guard: dict[str, Any]) -> str:
+    if not guard["listed"]:
+        return f"{guard['relay']} (not listed)"
+    return f"{guard['relay']} (failed {guard['failures']} x)" if guard["failures"] else str(guard["relay"])
 
 
 def show_network(console: Console, client: Client) -> None:

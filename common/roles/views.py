@@ -77,7 +77,7 @@ def _stream(stream: ClientStream) -> StreamView:
 
 
 def status(client: "Client", *, targets: bool = False) -> dict[str, Any]:
-    """All that `status` shows, ready for JSON: circuits, streams, directory, build times, close reasons.
+    """All that `status` shows, ready for JSON: guards, circuits, streams, directory, build times, reasons.
 
     Where streams go is left out unless `targets` says otherwise.
     """
@@ -88,6 +88,7 @@ def status(client: "Client", *, targets: bool = False) -> dict[str, Any]:
     times = sorted(client.pool.build_times)
     return {
         "directory": _directory(client.directory.document),
+        "guards": _guards(client),
         "circuits": circuits,
         "links": len(client.links.all),
         "built": len(times),
@@ -95,6 +96,20 @@ def status(client: "Client", *, targets: bool = False) -> dict[str, Any]:
         "build_seconds_most": times[-1] if times else None,
         "close_reasons": client.pool.close_reasons,
     }
+
+
+def _guards(client: "Client") -> list[dict[str, Any]]:
+    """The entry guards, the first one first: by nickname where listed, else by the beginning of the identity."""
+    names = {entry.descriptor.identity: entry.descriptor.nickname for entry in client.relays()}
+    return [
+        {
+            "relay": names.get(guard.identity, guard.identity.hex()[:8]),
+            "listed": guard.identity in names,
+            "until": guard.until,
+            "failures": guard.failures,
+        }
+        for guard in client.pool.guards.guards
+    ]
 
 
 def _directory(document: DirectoryDocument | None) -> dict[str, Any] | None:

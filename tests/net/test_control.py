@@ -18,6 +18,7 @@ from common.roles import control
 from common.roles.answers import control as control_of
 from common.roles.client import Client
 from common.roles.control import ControlSocket, ask_all
+from common.roles.views import status
 from tests.net.in_process import InProcess, threads
 from tests.system.targets import PATIENCE, Target, echo
 
@@ -76,6 +77,16 @@ def test_close_reasons_are_counted(client: Client, tmp_path: Path) -> None:
         before = client.pool.close_reasons.get("finished", 0)
         next(circuit for circuit in client.pool.circuits if circuit.isolation == ("closing",)).end()
         assert client.pool.close_reasons["finished"] == before + 1
+
+
+def test_guards_are_told_by_name_and_circuits_begin_with_one(tmp_path: Path) -> None:
+    with InProcess(tmp_path, 4) as network, network.client(3) as client:
+        told = status(client)["guards"]
+        names = {entry.descriptor.nickname for entry in client.relays()}
+        assert {guard["relay"] for guard in told} <= names
+        assert all(guard["listed"] for guard in told)
+        assert {view.path[0] for view in client.circuits()} <= {guard["relay"] for guard in told}
+        assert any(guard["until"] for guard in told)
 
 
 def test_only_our_own_user_may_connect(tmp_path: Path) -> None:
