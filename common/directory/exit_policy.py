@@ -16,6 +16,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_net
 from common.directory.addresses import IpAddress, unmap
 from common.errors import Malformed
 
+WEB_PORTS = (80, 443)  # by these a relay is judged to be an exit where no port is named
 MAX_RULES = 64  # judged one after the other for each stream
 MAX_TEXT = 1_024  # characters: every client holds the policy of every relay
 

@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from common.directory.descriptor import Descriptor
+from common.directory.exit_policy import WEB_PORTS
 
 HOUR, DAY = 3_600.0, 86_400.0
 HALF_LIFE = 7 * DAY
@@ -29,7 +30,6 @@ _TIME_CONSTANT = HALF_LIFE / math.log(2)
 STABLE_WATCHED, STABLE_UPTIME, STABLE_RUNNING = DAY, 0.95, HOUR
 GUARD_KNOWN, GUARD_UPTIME = 7 * DAY, 0.98
 FAST = 1_000_000  # bytes a second
-WEB_PORTS = (80, 443)
 NEWCOMER_FACTOR, STABLE_FACTOR = 2, 10
 SMOOTHING = 8  # a new round trip counts one part in so many, as in TCP (RFC 6298, section 2)
 

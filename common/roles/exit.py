@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
 from common.directory.addresses import Address, unmap
-from common.directory.exit_policy import ExitPolicy
+from common.directory.exit_policy import WEB_PORTS, ExitPolicy
 from common.errors import EndReason, Malformed
 from common.net.plug import Plug
 from common.net.pump import Pump
@@ -26,7 +26,6 @@ RESOLVERS = 8  # look-ups at a time: getaddrinfo blocks its thread
 MAX_LOOKUPS = 1_024  # waiting: beyond it a name is answered "limit", not queued for minutes
 TTL = 60  # seconds a client may remember an answer; getaddrinfo does not tell the real one
 _EVERY_HOST = ("0.0.0.0", "::")  # listened on, they are loopback too
-_WEB_PORTS = (80, 443)
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})  # another exit may have some
 _FAMILIES = {
     BeginFlags.ANY: socket.AF_UNSPEC,
@@ -70,11 +69,11 @@ class Exit:
     @property
     def is_exit(self) -> bool:
         """Whether the policy lets anything out that browses: others look no name up either."""
-        return any(map(self.policy.may_allow_port, _WEB_PORTS))
+        return any(map(self.policy.may_allow_port, WEB_PORTS))
 
     def answerable(self, addresses: list[IPAddress]) -> list[IPAddress]:
         """Those a client may be told: an exit says nothing about hosts that it would not let a client reach."""
-        return [address for address in addresses if any(self.policy.allows(address, port) for port in _WEB_PORTS)]
+        return [address for address in addresses if any(self.policy.allows(address, port) for port in WEB_PORTS)]
 
     def look_up(self, host: str, flags: BeginFlags, done: Callable[[list[IPAddress], EndReason], None]) -> None:
         """Calls `done` with the addresses of a name or a literal address, and why there are none.

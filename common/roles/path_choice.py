@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from common.crypto.handshake import Suite
 from common.directory.descriptor import Descriptor
 from common.directory.document import RelayEntry
+from common.directory.exit_policy import WEB_PORTS
 from common.directory.path import Path, apart, choose_path, draw_hops, named
 from common.errors import DirectoryError
 from common.roles.guard_keeper import GuardKeeper
-from common.roles.wish import WEB_PORTS
 
 Fits = Callable[[Descriptor], bool]
 

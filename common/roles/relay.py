@@ -149,23 +149,18 @@ class Relay:
 
         A relay on a public address dials no private one: clients must not probe its network by EXTEND.
         """
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            raise Closed("the next relay's name is not known", DestroyReason.UNREACHABLE) from None
+        found = _numeric_hosts(host, port)
+        if not found:
+            raise Closed("the next relay's name is not known", DestroyReason.UNREACHABLE)
         may_be_private = self._is_private()
-        for *_, target in found:
-            if may_be_private or not is_special(ip_address(str(target[0]).split("%")[0])):
-                return str(target[0]), port
+        for numeric in found:
+            if may_be_private or not _is_special(numeric):
+                return numeric, port
         raise Closed("the next relay's address is private", DestroyReason.UNREACHABLE)
 
     def _is_private(self) -> bool:
         """Whether others dial this relay at a private address, or at a name that has one now."""
-        try:
-            found = socket.getaddrinfo(self.address.host, self.address.port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            return False
-        return any(is_special(ip_address(str(target[0]).split("%")[0])) for *_, target in found)
+        return any(map(_is_special, _numeric_hosts(self.address.host, self.address.port)))
 
     def _extend_by(self, circuit: RelayCircuit, link: Link, create: bytes) -> None:
         try:
@@ -174,3 +169,15 @@ class Relay:
             circuit.end(DestroyReason.UNREACHABLE)
         except TooLarge:
             circuit.end(DestroyReason.LIMIT)
+
+
+def _numeric_hosts(host: str, port: int) -> list[str]:
+    """The IP addresses of a host, an IPv6 zone included; none when its name is not known."""
+    try:
+        return [str(target[0]) for *_, target in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except (OSError, UnicodeError):
+        return []
+
+
+def _is_special(numeric: str) -> bool:
+    return is_special(ip_address(numeric.partition("%")[0]))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from common.circuit.trace import Trace
 from common.directory.descriptor import Descriptor
+from common.directory.exit_policy import WEB_PORTS
 from common.errors import EndReason
 from common.net.plug import Plug
 from common.net.pump import Timer
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 MAX_TRIES = 4  # circuits per stream: the application has its own patience, and exits are no port scanners
 RETRIED = frozenset({EndReason.POLICY, EndReason.LIMIT, EndReason.INTERNAL, EndReason.CIRCUIT_CLOSED})
 
-WEB_PORTS = (80, 443)
 
 Isolation = tuple[str, ...]
 Answer = Callable[[EndReason, tuple[IPAddress, ...], str], None]  # addresses or a name; neither says why
