@@ -204,15 +204,20 @@ class Endpoint:
             piece = data[at : at + self._max_data]
             self._outgoing.append((encode_data_header(stream_id, len(piece)) + piece, len(piece)))
 
-    def taken(self, stream_id: int, count: int, now: float) -> None:
-        """The application took `count` bytes of what was delivered; at an exit, not before `connected`."""
+    def taken(self, stream_id: int, count: int, now: float) -> bool:
+        """The application took `count` bytes of what was delivered; at an exit, not before `connected`.
+
+        True when that is worth telling the other side.
+        """
         stream = self._streams.get(stream_id)
         if stream is None or not count:
-            return
+            return False
         assert stream.state is not State.CONNECTING, "nothing is taken before the target answers"
         limit = stream.receive_window.data_taken(count, now)
-        if limit is not None and stream.state in (State.OPEN, State.LOCAL_ENDED):
-            self.tell(Sendme(stream_id, limit))
+        if limit is None or stream.state not in (State.OPEN, State.LOCAL_ENDED):
+            return False
+        self.tell(Sendme(stream_id, limit))
+        return True
 
     def finish(self, stream_id: int) -> bool:
         """The application sends no more (half-close); True when that closes the stream."""
@@ -255,6 +260,11 @@ class Endpoint:
         return cells
 
     # ---- what others may ask
+
+    @property
+    def unsealed(self) -> int:
+        """Bytes of DATA that wait for `take_cells`."""
+        return self._unsealed
 
     @property
     def open_streams(self) -> int:
