@@ -29,7 +29,7 @@ from common.net.deadline import Deadline
 from common.net.handshake import PATIENCE, connect, receive, send_all, shake_hands, text_of, tune
 from common.net.outbox import HIGH_WATER, Outbox
 from common.net.tls import TlsSession, client_context
-from common.wire.cells import Cell, Command, choose_version, encode_cell, encode_hello
+from common.wire.cells import LONG_CELL, Cell, Command, choose_version, encode_cell, encode_hello
 from common.wire.framing import CellReader
 
 RECEIVE_BUFFER = 262_144  # bytes per read: 16 long cells, beyond which nothing is gained
@@ -376,11 +376,12 @@ class Link:
                 if outbox.drained:
                     drained += outbox.drained
                     outbox.drained.clear()
-            if len(cells) == 1:
-                tls.write(cells[0])
-            else:
-                for _, run in groupby(cells, len):
-                    tls.write(b"".join(run))  # TLS cuts at 16,384: a long cell or 16 short ones are one record
+            for size, run in groupby(cells, len):
+                if size == LONG_CELL:
+                    for cell in run:
+                        tls.write(cell)  # a record by itself: joining would only copy
+                else:
+                    tls.write(b"".join(run))  # TLS cuts at 16,384: 16 short cells are one record
             self.cells_out += len(cells)
             if not self._send(tls.outgoing()):
                 return drained
