@@ -157,13 +157,14 @@ class Link:
 
     # ---- sending: any thread, never waits
 
-    def queue(self, circuit_id: int, command: int, body: bytes) -> None:
-        """Queues one cell, to be sent by the next `flush`; on a closed link it is dropped. Raises `TooLarge`."""
-        cell = encode_cell(circuit_id, command, body)
+    def queue(self, circuit_id: int, command: int, *bodies: bytes) -> None:
+        """Queues cells, to be sent by the next `flush`; on a closed link they are dropped. Raises `TooLarge`."""
+        cells = [encode_cell(circuit_id, command, body) for body in bodies]
         with self._lock:
             if self.closed:
                 return
-            self._outbox.append(circuit_id, cell)
+            for cell in cells:
+                self._outbox.append(circuit_id, cell)
             overloaded = self._outbox.size > MAX_BACKLOG
         if overloaded:
             self.close("the link is overloaded", DestroyReason.LIMIT)
