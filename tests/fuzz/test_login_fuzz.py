@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.crypto.saslprep import saslprep
-from common.crypto.scram import GS2_HEADER, MAX_NAME, ClientFirst, ScramClient, ScramServer, Verifier, make_verifier
+from common.crypto.scram import (
+    GS2_HEADER,
+    MAX_NAME,
+    ClientFirst,
+    ScramClient,
+    ScramServer,
+    Verifier,
+    make_verifier,
+)
 from common.errors import AuthenticationFailed, Malformed, Unexpected
 from common.login.names import normal_name, skeleton
 from tests.helpers import PATIENT
