@@ -51,6 +51,19 @@ def test_a_replayed_proof_with_the_new_nonce_is_refused() -> None:
         server.finish(recorded.final.replace(nonce_of(recorded.challenge), nonce))
 
 
+def test_a_right_proof_over_another_nonce_is_refused() -> None:
+    """The proof covers the nonce, and an honest one is right whatever it says: so the nonce is compared as well."""
+    server, final = challenged()
+    nonce, other = nonce_of(final), nonce_of(final)[:-1] + b"~"
+    without_proof, _, proof = final.rpartition(b",p=")
+    forged = without_proof.replace(nonce, other)
+    covered = [b",".join((server._bare, server._challenge, each)) for each in (without_proof, forged)]
+    client_key = _xor(base64.b64decode(proof), _hmac(VERIFIER.stored_key, covered[0]))
+    right = base64.b64encode(_xor(client_key, _hmac(VERIFIER.stored_key, covered[1])))
+    with pytest.raises(AuthenticationFailed):
+        server.finish(forged + b",p=" + right)
+
+
 def test_a_challenge_works_once() -> None:
     server, final = challenged()
     server.finish(final)
