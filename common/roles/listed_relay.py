@@ -25,7 +25,6 @@ from common.ops.keystore import Identity, load_or_create_onion_keys, load_succes
 from common.roles.bandwidth import WINDOW, Bandwidth
 from common.roles.registration import Registration, RegistrationState
 from common.roles.relay import Relay, RelayIdentity
-from common.roles.workers import Workers
 from common.wire.cells import VERSIONS
 
 SOFTWARE = "onion-network 0.1.0"
@@ -102,6 +101,8 @@ class ListedRelay:
         ports = [address for address, _ in gateways]
         self._server: Server
         if workers > 1:
+            from common.roles.workers import Workers  # noqa: PLC0415  a client, which is no relay, loads none of it
+
             self._server = Workers(workers, nickname, keys, listen, exit_policy, ports, advertise)
         else:
             own = RelayIdentity(identity.public, identity.certificate, identity.key)
