@@ -150,10 +150,11 @@ def _spell(raw: str) -> str:
 
 
 class Network:
-    """Use `with`: a gateway and relays, all listed. `policy` is every relay's exit policy."""
+    """Use `with`: a gateway and relays, all listed. `policy` is every relay's exit policy, `workers` its number."""
 
-    def __init__(self, folder: Path, relays: int = 3, policy: str = "local") -> None:
+    def __init__(self, folder: Path, relays: int = 3, policy: str = "local", workers: int = 1) -> None:
         self.folder = folder
+        self._workers = workers
         self.policy = policy
         self.relays: list[Process] = []
         self._count = relays
@@ -231,15 +232,16 @@ class Network:
 
     def _start_relay(self, name: str, policy: str, listen: str = "127.0.0.1:0") -> Process:
         options = ["--listen", listen, *self.gateway_options, "--nickname", name, "--exit-policy", policy]
-        return self._start(name, "relay.py", *options)
+        return self._start(name, "relay.py", *options, "--workers", self._workers)
 
-    def restart(self, relay: Process) -> Process:
-        """A relay that has ended comes back with its keys, on a new port, and is listed."""
+    def restart(self, relay: Process, *, listed: bool = True) -> Process:
+        """A relay that has ended comes back with its keys, on a new port, and is ready, and `listed`."""
         assert not relay.alive
         at = self.relays.index(relay)
         self.relays[at] = self._start_relay(relay.name, self.policy)
         self.relays[at].wait_ready()
-        wait_until(lambda: any(str(e.descriptor.address) == self.relays[at].address for e in self._fresh()))
+        if listed:
+            wait_until(lambda: any(str(e.descriptor.address) == self.relays[at].address for e in self._fresh()))
         return self.relays[at]
 
     def restart_gateway(self) -> None:
