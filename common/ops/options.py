@@ -26,9 +26,7 @@ KEY_SIZE = 32  # an Ed25519 public key
 _IDENTITY = re.compile(rf"[0-9A-Fa-f]{{{2 * KEY_SIZE}}}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 NETWORK_FILE = ".toml"
-MOST_WORKERS = (
-    64  # processes of one relay: each is 50 MB, and more cores than that are better given to more relays
-)
+MOST_WORKERS = 64  # as many as a large machine has cores; each takes 35 MB
 SUITES = {"fernet": Suite.FERNET, "aes-gcm": Suite.AES_GCM}
 
 
