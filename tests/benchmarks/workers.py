@@ -1,6 +1,6 @@
 """A relay with one process and with several, side by side: `make bench-workers`.
 
-    python -m tests.benchmarks.workers [--workers N] [--rounds N] [--links N] [--seconds S] [--megabytes MB]
+    python -m tests.benchmarks.workers [--workers N] [--rounds N] [--links N] [--seconds S] [--megabytes MB] [--only WORK...]
 
 Two real relays of one network, one without workers and one with N. Both get the same work in turns (A B, B A, ...):
 
@@ -40,6 +40,7 @@ from tests.net.processes import children
 NETWORK = "bench"
 START_LIMIT = 60.0
 CLIENTS, STREAMS = 4, 2  # streams of each client
+WORKS = ["handshakes", "cells", "downloads"]
 SUITES = ["fernet", "aes-gcm"]
 _LOOK = 0.05
 
@@ -124,11 +125,14 @@ class Contender:
         """One piece of work by the load."""
         self._say(command)
         self._answer()
-        before = self._cpu()
+        before, busy = self._cpu(), busy_seconds()
         self._say("go")
         answer = self._answer()
-        self._note(what, unit, scale, answer["done"], answer["seconds"], before)
-        self.noted[f"{what}: cores used by the load"].append(answer["cpu"] / answer["seconds"])
+        busy, seconds = busy_seconds() - busy, answer["seconds"]
+        used = self._note(what, unit, scale, answer["done"], seconds, before)
+        self.noted[f"{what}: cores used by the load"].append(answer["cpu"] / seconds)
+        others = max(0.0, busy / seconds - used - answer["cpu"] / seconds)
+        self.noted[f"{what}: cores used by other programs"].append(others)
 
     def downloads(self, suite: str, target: int, megabytes: int) -> None:
         """By clients that are started for it: their links go where the kernel sends them."""
@@ -152,7 +156,8 @@ class Contender:
     def _cpu(self) -> list[float]:
         return [cpu_seconds([pid]) for pid in self.pids]
 
-    def _note(self, what: str, unit: str, scale: float, done: float, seconds: float, before: list[float]) -> None:
+    def _note(self, what: str, unit: str, scale: float, done: float, seconds: float, before: list[float]) -> float:
+        """The cores that the relay used."""
         used = [now - then for now, then in zip(self._cpu(), before, strict=True)]
         cpu = sum(used)
         big = {"MB": ("GB", 1e9)}.get(unit, (f"1,000 {unit}", 1e3))
@@ -160,6 +165,7 @@ class Contender:
         self.noted[f"{what}: CPU s per {big[0]}"].append(cpu / (done / big[1]))
         self.noted[f"{what}: {unit} per CPU s of the busiest process"].append(done / scale / max(used))
         self.noted[f"{what}: cores used by the relay"].append(cpu / seconds)
+        return cpu / seconds
 
     def _say(self, line: str) -> None:
         self._commands.write(line.encode() + b"\n")
@@ -173,6 +179,12 @@ class Contender:
         """The load ends when its input does."""
         self._commands.close()
         self._answers.close()
+
+
+def busy_seconds() -> float:
+    """CPU time that all programs of this machine together have used (proc(5), stat)."""
+    user, nice, system, _idle, _waiting, irq, softirq, *_ = Path("/proc/stat").read_text().split()[1:9]
+    return sum(map(int, (user, nice, system, irq, softirq))) / os.sysconf("SC_CLK_TCK")
 
 
 def _table(contenders: Sequence[Contender], headings: Sequence[str]) -> str:
@@ -194,10 +206,13 @@ def _run(processes: Processes, folder: Path, options: argparse.Namespace) -> str
     _, target = processes.helper("target")
     for turn in range(options.rounds):
         for contender in contenders if turn % 2 == 0 else contenders[::-1]:
-            contender.work("handshakes", "circuits", 1, f"handshakes {options.seconds}")
+            if "handshakes" in options.only:
+                contender.work("handshakes", "circuits", 1, f"handshakes {options.seconds}")
             for suite in SUITES:
-                contender.work(f"cells in, {suite}", "MB", 1e6, f"cells {suite} {options.megabytes}")
-                contender.downloads(suite, target, options.megabytes)
+                if "cells" in options.only:
+                    contender.work(f"cells in, {suite}", "MB", 1e6, f"cells {suite} {options.megabytes}")
+                if "downloads" in options.only:
+                    contender.downloads(suite, target, options.megabytes)
             print(f"round {turn + 1} of {options.rounds}: {contender.name} done", file=sys.stderr)
     for contender in contenders:
         contender.close()
@@ -212,6 +227,7 @@ def main() -> None:
     parser.add_argument("--links", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--megabytes", type=int, default=256)
+    parser.add_argument("--only", nargs="+", choices=WORKS, default=WORKS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-workers-") as name, Processes() as processes:
         facts = describe(processes, with_tor=False)
