@@ -22,7 +22,7 @@ bench: .venv/developer
 bench-directory: .venv/developer  ## a gateway with 10,000 relays and 1,000 clients: ten minutes, 20,000 open files
 	$(PYTHON) -m tests.benchmarks.directory
 
-bench-workers: .venv/developer  ## a relay with one process and with two, side by side: three minutes
+bench-workers: .venv/developer  ## a relay with one process and with two, side by side: five minutes
 	$(PYTHON) -m tests.benchmarks.workers
 
 fuzz: .venv/developer  ## a minute of hostile peers at the port of a real gateway

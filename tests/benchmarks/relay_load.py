@@ -89,6 +89,11 @@ class Peer:
             self.take(len(self._alive) * SHORT_CELL + BATCH * LONG_CELL)
             self._alive = ids
             done += BATCH
+        self._sock.sendall(
+            b"".join(encode_cell(circuit_id, Command.DESTROY, goodbye) for circuit_id in self._alive)
+        )
+        self.take(len(self._alive) * SHORT_CELL)
+        self._alive = []
         return done
 
     def sealed(self, hop: PathHop, suite: Suite, size: int) -> tuple[Origin, int, bytearray]:
@@ -152,6 +157,12 @@ class Load:
             return float(sum(len(cells) for *_, cells in made))
 
         return send
+
+    def close(self) -> None:
+        """Hangs up on all links."""
+        self._pool.shutdown()
+        for peer in self._peers:
+            peer.close()
 
 
 def _say(**values: float | bool) -> None:

@@ -164,6 +164,7 @@ class Contender:
         self.noted[f"{what}: {unit}/s"].append(done / scale / seconds)
         self.noted[f"{what}: CPU s per {big[0]}"].append(cpu / (done / big[1]))
         self.noted[f"{what}: {unit} per CPU s of the busiest process"].append(done / scale / max(used))
+        self.noted[f"{what}: share of the busiest process"].append(max(used) / cpu)
         self.noted[f"{what}: cores used by the relay"].append(cpu / seconds)
         return cpu / seconds
 

@@ -28,14 +28,18 @@ def is_alive(pid: int) -> bool:
 
 
 def sockets(pid: int, state: str) -> list[tuple[tuple[str, int], tuple[str, int]]]:
-    """Its TCP sockets over IPv4 in that state: own address and the other's."""
+    """Its TCP sockets over IPv4 in that state: own address and the other's. None when it has ended."""
     own = set()
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
+    try:
+        entries = list(Path(f"/proc/{pid}/fd").iterdir())
+        rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    except OSError:
+        return []  # the process ended while we looked
+    for entry in entries:
         try:
             own.add(os.readlink(entry))
         except OSError:
             pass  # closed while we looked
-    rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
     return [
         (_address(row[1]), _address(row[2])) for row in rows if row[3] == state and f"socket:[{row[9]}]" in own
     ]

@@ -26,7 +26,7 @@ from common.roles.pool import PathWishes
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "test"
-START_TIME = 20.0  # seconds for a process to be ready: a start takes half of one on an idle machine
+START_TIME = 60.0  # seconds for a process to be ready: a start takes half of one on an idle machine, workers as long again
 PATIENCE = 30.0  # seconds after which a test that hangs fails
 _LOOK = 0.02  # seconds between two looks at what another process does
 
@@ -186,7 +186,7 @@ class Network:
             if process.alive:
                 process.signal(signal.SIGCONT)
                 process.signal(signal.SIGTERM)
-        deadline = Deadline(15.0)
+        deadline = Deadline(PATIENCE)  # one that is starting its workers listens to signals when it has
         for process in self._processes:
             try:
                 process.wait(max(deadline.left(), 0.1))
