@@ -14,13 +14,13 @@ from collections.abc import Callable
 from itertools import count
 from time import monotonic
 
-from common.errors import Closed, ConfigError
+from common.errors import Closed
+from common.net.binding import listen_on
 from common.net.deadline import Deadline
 from common.net.link import Link, LinkOwner
 
 HANDSHAKE_TIME = 10.0  # seconds: several round trips to the other side of the world, and a busy machine
 MAX_HANDSHAKES = 256  # threads of strangers at once; at 10 ms each that is 25,000 links a second
-_BACKLOG = 1_024  # connections the kernel keeps while the accepting thread is busy
 _PAUSE = 0.2  # seconds without accepting when the system has no more descriptors, memory or threads
 _REPEAT = 60.0  # seconds between two log lines about that
 _TLS_HANDSHAKE = b"\x16"  # the first byte of every TLS connection (RFC 8446, section 5.1)
@@ -47,12 +47,16 @@ class Listener:
         owner: LinkOwner,
         on_link: Callable[[Link], None],
         handshake_time: float = HANDSHAKE_TIME,
+        *,
+        shared: bool = False,
     ) -> None:
         """Binds to a host (IPv4 or IPv6) and port, 0 for a free one; raises `ConfigError` when that cannot be.
 
+        `shared`: other processes listen there too, see `binding`.
+
         `on_link` is called from a handshake's thread with each new link, which it registers and starts.
         """
-        self._sock = _bind(address)
+        self._sock = listen_on(address, shared=shared)
         self.address: tuple[str, int] = self._sock.getsockname()[:2]
         self._context = context
         self._owner = owner
@@ -168,32 +172,6 @@ class Listener:
         if now - self._complained >= _REPEAT:
             self._complained = now
             _logger.warning("cannot accept links for now: %s", getattr(error, "strerror", None) or error)
-
-
-def _bind(address: tuple[str, int]) -> socket.socket:
-    """A listening socket that does not block; raises `ConfigError`."""
-    host, port = address
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if not 0 <= port <= 65_535:  # getaddrinfo takes others for a port between
-        raise ConfigError(f"cannot listen on {shown}: a port is a number up to 65535, 0 for a free one")
-    sock = None
-    try:
-        family, kind, protocol, _, target = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(target)
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-        return sock
-    except (OSError, UnicodeError) as error:
-        if sock is not None:
-            sock.close()
-        text = str(getattr(error, "strerror", None) or error).lower()
-        if getattr(error, "errno", None) == errno.EADDRINUSE:
-            text = "address already in use; choose another port"
-        raise ConfigError(f"cannot listen on {shown}: {text}") from None
 
 
 def _turn_away(sock: socket.socket, deadline: Deadline) -> None:

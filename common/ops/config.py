@@ -59,6 +59,7 @@ class RelayConfig:
     network: str
     log_level: str
     family_key: Path | None
+    workers: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from common.errors import ConfigError
 from common.ops.launcher_commands import DEFAULT_STATE, SCRIPT, Launcher
 from common.ops.launcher_state import Settings
 from common.ops.lifecycle import Signals, main
-from common.ops.options import parse_policy
+from common.ops.options import MOST_WORKERS, parse_policy
 
 MOST_RELAYS = 100  # on one machine; each is a process
 MOST_GATEWAYS = 9
@@ -41,9 +41,8 @@ def run(argv: Sequence[str]) -> int:
 def _carry_out(launcher: Launcher, arguments: argparse.Namespace) -> int:
     match arguments.command:
         case "start":
-            launcher.start(
-                arguments.count, Settings(arguments.base_port, arguments.exit_policy, arguments.gateways)
-            )
+            given = arguments.base_port, arguments.exit_policy, arguments.gateways, arguments.workers
+            launcher.start(arguments.count, Settings(*given))
         case "add":
             launcher.add(arguments.count)
         case "kill":
@@ -79,6 +78,8 @@ def _parse(words: list[str], at: int) -> argparse.Namespace:
     start.add_argument("--base-port", metavar="P", type=_number(1024, _LAST_BASE_PORT), help=text)
     text = "where exits may connect to [local: also this machine]"
     start.add_argument("--exit-policy", metavar="RULES", type=_policy, default="local", help=text)
+    text = "processes of each relay, which share its port: to use more cores [1]"
+    start.add_argument("--workers", metavar="W", type=_number(1, MOST_WORKERS), default=1, help=text)
     add("status", "show what runs; fails when something is gone")
     add("stop", "end all that was started here")
     logs = add("logs", "show what the daemons said")

@@ -220,6 +220,7 @@ class Launcher:
                 "nickname": name,
                 "state": name,
                 "exit_policy": settings.exit_policy,
+                "workers": settings.workers,
             }
             self._folder.write_config(name, values)
         processes = [self._folder.start(name) for name in names]

@@ -52,6 +52,7 @@ class Settings:
     base_port: int | None
     exit_policy: str
     gateways: int = 1
+    workers: int = 1  # processes of each relay
 
     def port(self, name: str) -> int:
         """Where a daemon listens: gateways from the base port on, relays after them; 0 for any free port."""
@@ -126,7 +127,7 @@ class Folder:
 
     def settings(self) -> Settings:
         """What the network was started with; raises `ConfigError` when that is damaged or missing."""
-        return Settings(**_json(self.root / "network.json", {"base_port", "exit_policy", "gateways"}))
+        return Settings(**_json(self.root / "network.json", {"base_port", "exit_policy", "gateways", "workers"}))
 
     def recorded(self) -> list[Process]:
         """All that was started and not stopped, running or not; gateways first, all by number."""

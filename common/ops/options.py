@@ -26,6 +26,7 @@ KEY_SIZE = 32  # an Ed25519 public key
 _IDENTITY = re.compile(rf"[0-9A-Fa-f]{{{2 * KEY_SIZE}}}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 NETWORK_FILE = ".toml"
+MOST_WORKERS = 64  # as many as a large machine has cores; each takes 35 MB
 SUITES = {"fernet": Suite.FERNET, "aes-gcm": Suite.AES_GCM}
 
 
@@ -135,6 +136,13 @@ def parse_hops(raw: Any) -> tuple[int, int]:
     if not 1 <= low <= high <= MAX_HOPS:
         raise ValueError(right)
     return low, high
+
+
+def parse_workers(raw: Any) -> int:
+    """How many processes a relay is."""
+    if isinstance(raw, bool) or not re.fullmatch(r"[0-9]{1,2}", str(raw)) or not 1 <= int(raw) <= MOST_WORKERS:
+        raise ValueError(f"a number of processes from 1 to {MOST_WORKERS}")
+    return int(raw)
 
 
 def parse_key(raw: Any) -> bytes:
@@ -297,6 +305,9 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _NETWORK,
         _log_level("info"),
         Option("family_key", "", _parse_file, "FILE", "key that your relays share, so that no path uses two"),
+        Option(
+            "workers", 1, parse_workers, "N", f"processes that share the port, 1 to {MOST_WORKERS}: one per core"
+        ),
     ),
     "client": (
         _GATEWAYS,

@@ -132,6 +132,26 @@ def test_options_of_other_roles_in_the_environment_are_not_errors() -> None:
     assert load("gateway", [], {"TOR_NETWORK_HOPS": "4", "TOR_NETWORK_CONFIG": "/nowhere"}).network == "private"
 
 
+@pytest.mark.parametrize("workers", ["1", "2", "64"])
+def test_workers_from_command_line_environment_and_file(tmp_path: Path, workers: str) -> None:
+    assert load("relay", RELAY, {}).workers == 1
+    assert load("relay", ["--workers", workers, *RELAY], {}).workers == int(workers)
+    assert load("relay", RELAY, {"TOR_NETWORK_WORKERS": workers}).workers == int(workers)
+    assert load("relay", ["--config", toml(tmp_path, f"workers = {workers}"), *RELAY], {}).workers == int(workers)
+
+
+@pytest.mark.parametrize("text", ["0", "65", "1000", "-1", "", "two", "1.5", "\u0663", "2 "])
+def test_silly_numbers_of_workers_are_refused(text: str) -> None:
+    sentence = f"command line: --workers: {text!r} is not a number of processes from 1 to 64"
+    assert relay_error([f"--workers={text}", *RELAY]) == sentence
+
+
+@pytest.mark.parametrize("value", ["true", "2.0", "[2]"])
+def test_a_number_of_workers_in_a_file_is_a_number(tmp_path: Path, value: str) -> None:
+    path = toml(tmp_path, f"workers = {value}")
+    assert "is not a number of processes from 1 to 64" in relay_error(["--config", path, *RELAY])
+
+
 @pytest.mark.parametrize(("text", "hops"), [("1", (1, 1)), ("3-5", (3, 5)), ("8", (8, 8)), ("1-8", (1, 8))])
 def test_hops(text: str, hops: tuple[int, int]) -> None:
     assert load("client", ["--hops", text, *GATEWAY], {}).hops == hops

@@ -88,10 +88,13 @@ def test_start_status_and_stop(network: Network, capsys: pytest.CaptureFixture[s
 
 
 def test_what_the_daemons_are_told(network: Network) -> None:
-    network.launcher.start(2, Settings(None, "accept 192.0.2.0/24:80"))
+    network.launcher.start(2, Settings(None, "accept 192.0.2.0/24:80", workers=3))
+    network.launcher.add(1)
+    assert load("relay", ["--config", str(network.folder.config("relay3"))], {}).workers == 3
     relay = load("relay", ["--config", str(network.folder.config("relay2"))], {})
     client = load("client", ["--config", str(network.folder.config("client"))], {})
     assert relay.nickname == "relay2"
+    assert relay.workers == 3
     assert relay.exit_policy == "accept 192.0.2.0/24:80"
     assert relay.listen.host == "127.0.0.1"
     assert relay.state == network.state / "relay2"
@@ -330,6 +333,7 @@ def test_start_time_of_a_process() -> None:
         (["5x"], "'5x' is not a number"),
         (["5", "--base-port", "80"], "'80' is not a number from 1024 to"),
         (["5", "--gateways", "10"], "'10' is not a number from 1 to 9"),
+        (["5", "--workers", "65"], "'65' is not a number from 1 to 64"),
         (["5", "--exit-policy", "maybe"], "'maybe' is not an exit policy"),
         (["kill"], "required: NAME"),
         (["status", "--what"], "unrecognized arguments: --what"),
