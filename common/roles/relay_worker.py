@@ -125,7 +125,8 @@ class Worker:
 
 def run() -> int:
     """Reads the settings, serves, ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    # SIGTTOU: a terminal may stop who writes to it from a process group in the background, which workers are.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     message = channel.receive()
