@@ -3,7 +3,8 @@
     command line  >  environment (TOR_NETWORK_NAME)  >  TOML file (--config)  >  network.toml  >  default
 
 The option `network` is a name, or the path of a file that ends in .toml. Such a file, which the launcher writes,
-says the network's name and its gateways; gateways that another source names are used instead of the file's.
+says the network's name, its gateways and, if it has one, its login server; gateways or a login server that
+another source names are used instead of the file's.
 
 The table in `options` says which options there are. Everything wrong is a `ConfigError` that names source, option,
 value and what would be right; an unknown option is wrong too. Paths in a file are relative to the file's folder.
@@ -23,7 +24,7 @@ from typing import Any, Literal, NoReturn, overload
 from common.crypto.handshake import Suite
 from common.directory.addresses import Address
 from common.errors import ConfigError
-from common.ops.options import OPTIONS, GatewayPin, Option, is_network_file, to_toml
+from common.ops.options import OPTIONS, GatewayPin, LoginServer, Option, is_network_file, to_toml
 from common.wire.socks import Credentials, Isolate
 
 PROJECT = Path(__file__).resolve().parents[2]  # where the scripts are
@@ -82,6 +83,7 @@ class ClientConfig:
     relay_nickname: str
     relay_exit_policy: str
     browser: str
+    login: LoginServer | None
     github_api: str
     log_level: str
 
@@ -266,7 +268,7 @@ def _from_network_file(role: str, settings: Mapping[str, _Setting]) -> dict[str,
     if not is_network_file(given.raw):
         return {}
     path = Path(given.raw)
-    table = _read_toml(path, ["network", "gateways"])
+    table = _read_toml(path, ["network", "gateways", "login"])
     for name in ("network", "gateways"):
         if not table.get(name):
             raise ConfigError(f"{path}: {name}: not set; a network's file says its name and its gateways")
@@ -274,6 +276,8 @@ def _from_network_file(role: str, settings: Mapping[str, _Setting]) -> dict[str,
     found = {"network": _Setting(table["network"], source, "network")}
     if "gateways" in settings and settings["gateways"].source == DEFAULT:
         found["gateways"] = _Setting(table["gateways"], source, "gateways")
+    if "login" in table and "login" in settings and settings["login"].source == DEFAULT:
+        found["login"] = _Setting(table["login"], source, "login")
     return found
 
 

@@ -36,6 +36,13 @@ class GatewayPin(NamedTuple):
     key: bytes
 
 
+class LoginServer(NamedTuple):
+    """The login server: its address as a target, and its Ed25519 key (32 bytes), None to take it at first use."""
+
+    address: Address
+    key: bytes | None
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One setting. `default` is in the form of the file; `parse` makes the value that the program uses."""
@@ -138,9 +145,9 @@ def parse_hops(raw: Any) -> tuple[int, int]:
 
 
 def parse_key(raw: Any) -> bytes:
-    """A gateway's identity."""
-    if not isinstance(raw, str) or not re.fullmatch(rf"[0-9A-Fa-f]{{{2 * KEY_SIZE}}}", raw):
-        raise ValueError("a key: 64 hex digits, as the gateway shows at its start")
+    """The identity of a gateway or a login server."""
+    if not isinstance(raw, str) or not _IDENTITY.fullmatch(raw):
+        raise ValueError("a key: 64 hex digits, as the daemon shows at its start")
     return bytes.fromhex(raw)
 
 
@@ -156,6 +163,18 @@ def parse_gateways(raw: Any) -> tuple[GatewayPin, ...]:
     if len({pin.key for pin in pins}) != len(pins):
         raise ValueError("a list in which each key stands once")
     return pins
+
+
+def parse_login(raw: Any) -> LoginServer | None:
+    """A table with address and key, or HOST:PORT=KEY; the key may be left out. Empty: no login server."""
+    if raw == "":
+        return None
+    if isinstance(raw, str):
+        address, _, key = raw.partition("=")
+        raw = {"address": address, "key": key} if key else {"address": address}
+    if not isinstance(raw, dict) or "address" not in raw or not raw.keys() <= {"address", "key"}:
+        raise ValueError('a table like { address = "127.0.0.1:9109", key = "64 hex digits" }, or host:port=key')
+    return LoginServer(parse_address(raw["address"]), parse_key(raw["key"]) if "key" in raw else None)
 
 
 def parse_api(raw: Any) -> str:
@@ -277,6 +296,7 @@ _EXIT = (
     "the relay that all streams leave from, by nickname or identity in hex: "
     "it sees all your targets in one place, and few others share it with you"
 )
+_LOGIN = "the login server that server asks; without its key that is remembered at first use [network.toml's]"
 _ADVERTISE = "address that others dial; empty: the one listened on"
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
@@ -343,6 +363,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("relay_nickname", "", _parse_nickname, "NAME", "name of the relay in the network"),
         Option("relay_exit_policy", "none", parse_policy, "RULES", "where others' streams may go from here"),
         Option("browser", "auto", _parse_browser, "NAME", "browser that web uses: auto, none, a name or a path"),
+        Option("login", "", parse_login, "H:P[=HEX]", _LOGIN),
         Option("github_api", "https://api.github.com", parse_api, "URL", "where git asks"),
         _log_level("warning"),
     ),
@@ -373,7 +394,14 @@ def to_toml(raw: Any) -> str:
     return str(raw)
 
 
-def network_toml(network: str, gateways: Iterable[GatewayPin]) -> str:
+def network_toml(network: str, gateways: Iterable[GatewayPin], login: LoginServer | None = None) -> str:
     """The file that is all a new relay or client needs; `--network FILE` reads it."""
     tables = [f"    {to_toml({'address': str(pin.address), 'key': pin.key.hex()})},\n" for pin in gateways]
-    return f"network = {to_toml(network)}\ngateways = [\n{''.join(tables)}]\n"
+    server = f"login = {to_toml(login_table(login))}\n" if login is not None else ""
+    return f"network = {to_toml(network)}\ngateways = [\n{''.join(tables)}]\n{server}"
+
+
+def login_table(login: LoginServer) -> dict[str, str]:
+    """The login server as a table of the file."""
+    table = {"address": str(login.address)}
+    return table if login.key is None else table | {"key": login.key.hex()}

@@ -10,7 +10,7 @@ from common.directory.addresses import Address
 from common.errors import ConfigError
 from common.ops.config import PROJECT, ClientCommand, build_parser, load, load_client
 from common.ops.launcher_commands import hide_secrets
-from common.ops.options import OPTIONS, GatewayPin, example, network_toml
+from common.ops.options import OPTIONS, GatewayPin, LoginServer, example, login_table, network_toml, to_toml
 from common.wire.socks import Isolate
 
 KEY = "ab" * 32
@@ -430,3 +430,47 @@ def test_a_gateway_has_a_status_page_only_where_it_is_told() -> None:
     assert load("gateway", [], {"TOR_NETWORK_HTTP": "[::1]:9080"}).http == Address("::1", 9_080)
     with pytest.raises(ConfigError, match="--http: '9080' is not host:port"):
         load("gateway", ["--http", "9080"], {})
+
+
+# ---- the login server ----
+
+LOGIN = LoginServer(Address("127.0.0.1", 9109), bytes.fromhex("ef" * 32))
+
+
+@pytest.mark.parametrize("key", [LOGIN.key, None])
+def test_the_login_server_is_read_as_it_is_written(tmp_path: Path, key: bytes | None) -> None:
+    login = LOGIN._replace(key=key)
+    path = toml(tmp_path, network_toml("home", [PIN], login), "network.toml")
+    assert load("client", ["--network", path], {}).login == login
+    assert load("relay", ["--network", path, "--nickname", "x"], {}).network == "home"
+    word = str(login.address) + (f"={login.key.hex()}" if login.key else "")
+    assert load("client", [*GATEWAY, "--login", word], {}).login == login
+    assert load("client", GATEWAY, {"TOR_NETWORK_LOGIN": word}).login == login
+
+
+def test_another_login_server_is_used_instead_of_the_networks(tmp_path: Path) -> None:
+    path = toml(tmp_path, network_toml("home", [PIN], LOGIN), "network.toml")
+    assert load("client", ["--network", path, "--login", "login.example:99"], {}).login == LoginServer(
+        Address("login.example", 99), None
+    )
+    assert load("client", GATEWAY, {}).login is None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "login.example",
+        "login.example:0",
+        "127.0.0.1:1=ab",
+        {"address": "127.0.0.1:1", "key": "x" * 64},
+        {"address": 1},
+        {"key": "ab" * 32},
+        {**login_table(LOGIN), "more": 1},
+        [login_table(LOGIN)],
+        1,
+    ],
+)
+def test_what_is_no_login_server_is_a_sentence(tmp_path: Path, raw: object) -> None:
+    path = toml(tmp_path, f"login = {to_toml(raw)}", "client.toml")
+    with pytest.raises(ConfigError, match=r"client\.toml: login: .* is not (a table|a key: 64|host:port)"):
+        load("client", [*GATEWAY, "--config", path], {})
