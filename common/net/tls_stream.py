@@ -1,4 +1,4 @@
-"""A TLS connection that one thread dials, reads and writes: what is said to a gateway, not a link."""
+"""A TLS connection that one thread at a time reads and writes: what is said to a server, not a link."""
 
 import selectors
 import socket
@@ -13,10 +13,13 @@ RECV_SIZE = 65_536
 
 
 class TlsStream:
-    """A TLS session and its socket, used by one thread; what the system refuses is `Closed`."""
+    """A TLS session and its socket, used by one thread at a time; what the system refuses is `Closed`.
+
+    `wait_readable` alone may wait in one thread while another sends.
+    """
 
     def __init__(self, sock: socket.socket, tls: TlsSession) -> None:
-        """`tls` has shaken hands over `sock`: use `dial`."""
+        """`tls` has shaken hands over `sock`: use `dial` or `over`."""
         self._sock = sock
         self._sock.settimeout(0)
         self._tls = tls
@@ -34,7 +37,19 @@ class TlsStream:
         sock = connect(target, deadline)
         try:
             tune(sock)
-            tls = TlsSession(context, server_side=False)
+        except OSError as error:
+            sock.close()
+            raise Closed(f"no TLS handshake: {text_of(error)}") from None
+        tls = TlsSession(context, server_side=False)
+        return cls.over(sock, tls, identity, deadline)
+
+    @classmethod
+    def over(cls, sock: socket.socket, tls: TlsSession, identity: bytes | None, deadline: Deadline) -> "TlsStream":
+        """Shakes hands over a connected socket, of any kind, which it owns from now on.
+
+        Raises as `dial`; with an `identity` of None whoever answers is taken, and `tls` tells who that is.
+        """
+        try:
             shake_hands(sock, tls, identity, deadline)
             return cls(sock, tls)
         except OSError as error:
@@ -74,7 +89,14 @@ class TlsStream:
         """Whether something arrived before the deadline."""
         return bool(self._selector.select(deadline.left()))
 
+    def shut(self) -> None:
+        """Ends both directions: wakes who waits for it to be readable. Any thread; it stays to close."""
+        try:
+            self._sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it has ended already
+
     def close(self) -> None:
-        """Idempotent."""
+        """Idempotent; no other thread may be waiting."""
         self._selector.close()
         self._sock.close()

@@ -16,7 +16,7 @@ import dataclasses
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, overload
@@ -24,6 +24,7 @@ from typing import Any, Literal, NoReturn, overload
 from common.crypto.handshake import Suite
 from common.directory.addresses import Address
 from common.errors import ConfigError
+from common.ops.login_words import LoginCommand, add_login_words, login_command, login_options
 from common.ops.options import OPTIONS, GatewayPin, LoginServer, Option, is_network_file, to_toml
 from common.wire.socks import Credentials, Isolate
 
@@ -90,7 +91,7 @@ class ClientConfig:
 
 @dataclass(frozen=True, slots=True)
 class ClientCommand:
-    """What the client is to do: "" is the prompt, else web, git, path, status, socks or relay."""
+    """What the client is to do: "" is the prompt, else web, git, server, path, status, socks or relay."""
 
     name: str = ""
     argument: str = ""  # the URL of web and path, the user of git
@@ -99,6 +100,7 @@ class ClientCommand:
     save: Path | None = None  # web: into this file
     repositories: bool = False  # git: all of them
     targets: bool = False  # status: where streams go
+    login: LoginCommand = field(default_factory=LoginCommand)  # server: what of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +124,8 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{COMMAND_LINE}: {message}; --help lists what there is")
 
 
-def build_parser(role: str) -> argparse.ArgumentParser:
-    """The command line of a role; what is not given is not in the namespace."""
+def build_parser(role: str, script: str = "") -> argparse.ArgumentParser:
+    """The command line of a role; what is not given is not in the namespace. `script` is how it is called."""
     shared = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     shared.add_argument("--config", metavar="FILE", help="TOML file with these options")
     for option in OPTIONS[role]:
@@ -134,10 +136,11 @@ def build_parser(role: str) -> argparse.ArgumentParser:
             text = option.help.replace("%", "%%") + f" [{option.default}]" * bool(option.default)
             _add_option(shared, option, text)
     shared.add_argument("--show-config", action="store_true", help="print each value with its source, and end")
-    script = "client_tor.py" if role == "client" else f"{role}.py"
+    server = script or "client_tor.py server"
+    script = script or ("client_tor.py" if role == "client" else f"{role}.py")
     parser = _Parser(prog=script, parents=[shared], allow_abbrev=False, argument_default=argparse.SUPPRESS)
     if role == "client":
-        _add_commands(parser, shared)
+        _add_commands(parser, shared, server)
     return parser
 
 
@@ -149,7 +152,7 @@ def _add_option(parser: argparse.ArgumentParser, option: Option, text: str) -> N
     parser.add_argument(option.flag, metavar=option.metavar, dest=option.name, action=action, help=text)
 
 
-def _add_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
+def _add_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser, server_script: str) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", description="without one: the prompt")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -173,6 +176,16 @@ def _add_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentPars
     status.add_argument("--targets", action="store_true", help="also where streams go")
     for command in (web, git, path, status):
         add_json(command)
+    parents = [shared, login_options()]
+    server = commands.add_parser(
+        "server",
+        prog=server_script,
+        help="sign up with the login server, or log in, through the network",
+        parents=parents,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    add_login_words(server, parents)
     socks = add("socks", "open the proxy port")
     text = "address of the proxy port; repeatable"
     socks.add_argument("--listen", metavar="H:P", dest="socks_listen", action="append", help=text)
@@ -198,20 +211,21 @@ def load(
 
 
 def load_client(
-    argv: Sequence[str], environ: Mapping[str, str] = os.environ, home: Path = PROJECT
+    argv: Sequence[str], environ: Mapping[str, str] = os.environ, home: Path = PROJECT, script: str = ""
 ) -> tuple[ClientConfig, ClientCommand]:
-    """As `load("client", ...)`, with the command that was given."""
-    config, given = _load("client", argv, environ, home)
+    """As `load("client", ...)`, with the command that was given; `script` is how the program is called."""
+    config, given = _load("client", argv, environ, home, script)
     assert isinstance(config, ClientConfig)
+    given["login"] = login_command(given)
     fields = {field.name: given[field.name] for field in dataclasses.fields(ClientCommand) if field.name in given}
     command = ClientCommand(given.get("command") or "", **fields)
     return config, command
 
 
 def _load(
-    role: str, argv: Sequence[str], environ: Mapping[str, str], home: Path
+    role: str, argv: Sequence[str], environ: Mapping[str, str], home: Path, script: str = ""
 ) -> tuple[GatewayConfig | RelayConfig | ClientConfig, dict[str, Any]]:
-    parser = build_parser(role)
+    parser = build_parser(role, script)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [flag for action in parser._actions for flag in action.option_strings]
@@ -233,7 +247,7 @@ def _load(
         print(_shown(role, settings))
         raise SystemExit(0)
     config = _CLASSES[role](**values)
-    _check(role, config)
+    _check(role, config, without=("gateways",) if given.get("direct") else ())
     return config, given
 
 
@@ -333,10 +347,10 @@ def _value(option: Option, setting: _Setting) -> Any:
     return Path(value) if option.name == "state" else value
 
 
-def _check(role: str, config: GatewayConfig | RelayConfig | ClientConfig) -> None:
-    """What only the whole can tell."""
+def _check(role: str, config: GatewayConfig | RelayConfig | ClientConfig, without: Collection[str]) -> None:
+    """What only the whole can tell; options `without` which it can be done need not be there."""
     for option in OPTIONS[role]:
-        if option.required and not getattr(config, option.name):
+        if option.required and option.name not in without and not getattr(config, option.name):
             flags = f"{option.flag} {option.metavar}"
             if option.name == "gateways":
                 flags = "--gateway H:P with --gateway-key HEX, or --network FILE"
