@@ -1,6 +1,6 @@
-"""A TLS connection that one thread dials, reads and writes: what is said to a gateway, not a link."""
+"""A TLS connection that one thread reads and writes: what is said to a gateway or the login server, not a link."""
 
-import selectors
+import select
 import socket
 import ssl
 
@@ -10,18 +10,19 @@ from common.net.handshake import connect, send_all, shake_hands, text_of, tune
 from common.net.tls import TlsSession
 
 RECV_SIZE = 65_536
+MAX_TLS_REPLIES = 4_096  # bytes TLS itself may want to say: an honest peer asks for a few key updates a day
 
 
 class TlsStream:
     """A TLS session and its socket, used by one thread; what the system refuses is `Closed`."""
 
     def __init__(self, sock: socket.socket, tls: TlsSession) -> None:
-        """`tls` has shaken hands over `sock`: use `dial`."""
+        """`tls` has shaken hands over `sock`: use `dial` or `accept`."""
         self._sock = sock
         self._sock.settimeout(0)
         self._tls = tls
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(sock, selectors.EVENT_READ)
+        self._poller = select.poll()
+        self._poller.register(sock, select.POLLIN)
 
     @classmethod
     def dial(
@@ -31,10 +32,20 @@ class TlsStream:
 
         Raises `Closed` when there is no connection in time, `AuthenticationFailed` when another answers.
         """
-        sock = connect(target, deadline)
+        tls = TlsSession(context, server_side=False)
+        return cls._open(connect(target, deadline), tls, identity, deadline)
+
+    @classmethod
+    def accept(cls, sock: socket.socket, context: ssl.SSLContext, deadline: Deadline) -> "TlsStream":
+        """On a socket that a listener accepted, which from now on is the stream's; raises `Closed`."""
+        return cls._open(sock, TlsSession(context, server_side=True), None, deadline)
+
+    @classmethod
+    def _open(
+        cls, sock: socket.socket, tls: TlsSession, identity: bytes | None, deadline: Deadline
+    ) -> "TlsStream":
         try:
             tune(sock)
-            tls = TlsSession(context, server_side=False)
             shake_hands(sock, tls, identity, deadline)
             return cls(sock, tls)
         except OSError as error:
@@ -68,13 +79,15 @@ class TlsStream:
         if data == b"":
             raise Closed("the other side closed the connection")
         self._tls.feed(data or b"")
-        return b"".join(self._tls.read())  # also what came with the end of the handshake
+        plaintext = b"".join(self._tls.read())  # also what came with the end of the handshake
+        if self._tls.unsent > MAX_TLS_REPLIES:
+            raise Closed("the other side makes TLS talk to itself")
+        return plaintext
 
     def wait_readable(self, deadline: Deadline) -> bool:
         """Whether something arrived before the deadline."""
-        return bool(self._selector.select(deadline.left()))
+        return bool(self._poller.poll(deadline.left() * 1_000))
 
     def close(self) -> None:
         """Idempotent."""
-        self._selector.close()
         self._sock.close()
