@@ -24,7 +24,7 @@ from common.errors import ProtocolError
 IDENTITY = b"i" * 32
 FORWARD, BACKWARD = bytes(range(100, 132)), bytes(range(132, 164))
 X, B, SEED = b"x-secret" * 4, b"b-secret" * 4, b"m-secret" * 8
-PURE = ("wire", "crypto", "directory", "circuit")
+PURE = ("wire", "crypto", "directory", "circuit", "login")
 SECRET_FIELDS = {
     "forward",
     "backward",
