@@ -1,6 +1,6 @@
 """A TLS connection that one thread at a time reads and writes: what is said to a server, not a link."""
 
-import selectors
+import select
 import socket
 import ssl
 
@@ -10,6 +10,7 @@ from common.net.handshake import connect, send_all, shake_hands, text_of, tune
 from common.net.tls import TlsSession
 
 RECV_SIZE = 65_536
+MAX_TLS_REPLIES = 4_096  # bytes TLS itself may want to say: an honest peer asks for a few key updates a day
 
 
 class TlsStream:
@@ -19,12 +20,12 @@ class TlsStream:
     """
 
     def __init__(self, sock: socket.socket, tls: TlsSession) -> None:
-        """`tls` has shaken hands over `sock`: use `dial` or `over`."""
+        """`tls` has shaken hands over `sock`: use `dial`, `accept` or `over`."""
         self._sock = sock
         self._sock.settimeout(0)
         self._tls = tls
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(sock, selectors.EVENT_READ)
+        self._poller = select.poll()
+        self._poller.register(sock, select.POLLIN)
 
     @classmethod
     def dial(
@@ -34,17 +35,29 @@ class TlsStream:
 
         Raises `Closed` when there is no connection in time, `AuthenticationFailed` when another answers.
         """
-        sock = connect(target, deadline)
+        tls = TlsSession(context, server_side=False)
+        return cls._open(connect(target, deadline), tls, identity, deadline)
+
+    @classmethod
+    def accept(cls, sock: socket.socket, context: ssl.SSLContext, deadline: Deadline) -> "TlsStream":
+        """On a socket that a listener accepted, which from now on is the stream's; raises `Closed`."""
+        return cls._open(sock, TlsSession(context, server_side=True), None, deadline)
+
+    @classmethod
+    def _open(
+        cls, sock: socket.socket, tls: TlsSession, identity: bytes | None, deadline: Deadline
+    ) -> "TlsStream":
         try:
             tune(sock)
         except OSError as error:
             sock.close()
             raise Closed(f"no TLS handshake: {text_of(error)}") from None
-        tls = TlsSession(context, server_side=False)
         return cls.over(sock, tls, identity, deadline)
 
     @classmethod
-    def over(cls, sock: socket.socket, tls: TlsSession, identity: bytes | None, deadline: Deadline) -> "TlsStream":
+    def over(
+        cls, sock: socket.socket, tls: TlsSession, identity: bytes | None, deadline: Deadline
+    ) -> "TlsStream":
         """Shakes hands over a connected socket, of any kind, which it owns from now on.
 
         Raises as `dial`; with an `identity` of None whoever answers is taken, and `tls` tells who that is.
@@ -83,11 +96,14 @@ class TlsStream:
         if data == b"":
             raise Closed("the other side closed the connection")
         self._tls.feed(data or b"")
-        return b"".join(self._tls.read())  # also what came with the end of the handshake
+        plaintext = b"".join(self._tls.read())  # also what came with the end of the handshake
+        if self._tls.unsent > MAX_TLS_REPLIES:
+            raise Closed("the other side makes TLS talk to itself")
+        return plaintext
 
     def wait_readable(self, deadline: Deadline) -> bool:
         """Whether something arrived before the deadline."""
-        return bool(self._selector.select(deadline.left()))
+        return bool(self._poller.poll(deadline.left() * 1_000))
 
     def shut(self) -> None:
         """Ends both directions: wakes who waits for it to be readable. Any thread; it stays to close."""
@@ -98,5 +114,4 @@ class TlsStream:
 
     def close(self) -> None:
         """Idempotent; no other thread may be waiting."""
-        self._selector.close()
         self._sock.close()

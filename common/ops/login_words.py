@@ -38,11 +38,12 @@ def login_options() -> argparse.ArgumentParser:
 def add_login_words(parser: argparse.ArgumentParser, parents: Sequence[argparse.ArgumentParser]) -> None:
     """Adds signup and login to a parser."""
     actions = parser.add_subparsers(dest="action", metavar="signup|login", description="without one you are asked")
-    for name, text in ((SIGN_UP, "make an account"), (LOG_IN, "log in, for a conversation or for one command")):
+    about = {SIGN_UP: "make an account", LOG_IN: "log in, for a conversation or for one command"}
+    for name, meaning in about.items():
         word = actions.add_parser(
             name,
-            help=text,
-            description=text,
+            help=meaning,
+            description=meaning,
             parents=parents,
             allow_abbrev=False,
             argument_default=argparse.SUPPRESS,

@@ -5,7 +5,7 @@
         auth.send("bob", "hello")
 
 Signing up sends what proves a password later (RFC 5802), not the password. Logging in proves that the password is
-known, for this very connection, and the server proves that it knows the account; one that does not is left at once.
+known, for this very connection, and the server proves that it knows the account; one that does not is left.
 A server's key is believed as the option `login` says it, else as it was when a login first worked.
 """
 
@@ -80,7 +80,7 @@ class AuthClient:
         self._tell = tell
         believed = accept or server.key or pins.key(server.address)
         try:
-            self._connection = LoginConnection.open(connect, (server.address.host, server.address.port), believed, pushed)
+            self._connection = LoginConnection.open(connect, server.address, believed, pushed)
         except OtherKey as error:
             source = "the option login (network.toml or client.toml)" if server.key and not accept else ""
             assert believed is not None
@@ -196,7 +196,7 @@ class AuthClient:
             proof = Proof(scram.final(challenge.data))
         except (Malformed, AuthenticationFailed) as error:
             self.close()
-            raise ServerLost(f"the login server asks for what none may ({error}): no proof was sent to it") from None
+            raise ServerLost(f"the login server asks for what none may ({error}): no proof was sent") from None
         try:
             done = self._connection.prove(proof)
         except LoginRefused as error:
@@ -234,7 +234,7 @@ class AuthClient:
         """As many as the server wants, never fewer than are safe; raises `ServerLost` for a waste of time."""
         if wanted > MAX_ITERATIONS:
             self.close()
-            raise ServerLost(f"the login server asks for {wanted:,} iterations: more than {MAX_ITERATIONS:,} are none")
+            raise ServerLost(f"the login server asks for {wanted:,} iterations, {MAX_ITERATIONS:,} is the most")
         return max(wanted, MIN_ITERATIONS)
 
 

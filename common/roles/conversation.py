@@ -84,7 +84,7 @@ class Conversation:
     def _inbox(self, words: list[str], _rest: str) -> None:
         keep = words == ["--keep"]
         _at_most(words, 1 if keep else 0, "inbox [--keep]")
-        pages = []
+        pages: list[Mail] = []
         for page in self._auth.mail():
             pages += page
             if not self._as_json:
@@ -109,7 +109,7 @@ class Conversation:
         now = time()
         found = self._auth.sessions()
         lines = [
-            f"{each.id}  since {_when(each.since)}, used {duration(now - each.seen)} ago{'  (this one)' * each.here}"
+            f"{each.id}  since {_when(each.since)}, used {duration(now - each.seen)} ago{'  (here)' * each.here}"
             for each in found
         ]
         rows = [{"id": each.id, "since": each.since, "seen": each.seen, "here": each.here} for each in found]
@@ -121,7 +121,8 @@ class Conversation:
         here = session in ("", self._auth.session)
         self._auth.log_out(session)
         self.over = here
-        self._show({"logged_out": session or self._auth.session}, "logged out" if here else f"{session} is logged out")
+        text = "logged out" if here else f"{session} is logged out"
+        self._show({"logged_out": session or self._auth.session}, text)
 
     def _delete(self, words: list[str], _rest: str) -> None:
         _at_most(words, 0, "delete (you are asked for the password)")

@@ -14,6 +14,7 @@ from hashlib import sha256
 from time import monotonic
 from typing import TypeVar
 
+from common.directory.addresses import Address
 from common.errors import AuthenticationFailed, Closed, OnionError, ProtocolError, Unexpected
 from common.net.deadline import Deadline
 from common.net.tls import TlsSession, client_context
@@ -82,17 +83,17 @@ class LoginConnection:
     def open(
         cls,
         connect: Connect,
-        address: tuple[str, int],
+        address: Address,
         believed: bytes | None,
         pushed: Pushed,
         context: ssl.SSLContext | None = None,
     ) -> "LoginConnection":
         """Connects, shakes hands and greets. `pushed` hears what the server says unasked, and why it ended.
 
-        With `believed` given, nothing but the beginning of the handshake is said to a server with another key:
-        `OtherKey`. Raises `Refused` or `Closed` as `connect` does, `ServerLost` when it does not answer as it must.
+        With `believed` given, nothing but the beginning of the handshake is said to a server with another key.
+        Raises `OtherKey` then, what `connect` raises, and `ServerLost` for what does not answer as it must.
         """
-        sock = connect(*address)
+        sock = connect(address.host, address.port)
         tls = TlsSession(context or client_context(), server_side=False)
         try:
             stream = TlsStream.over(sock, tls, believed, Deadline(OPEN_TIME))
@@ -148,7 +149,7 @@ class LoginConnection:
             self._pushed(push)
 
     def request(self, message: Request, expected: type[_Expected], timeout: float = ANSWER_TIME) -> _Expected:
-        """The answer. Raises `LoginRefused` for an error, `LoginEnded` or `ServerLost` when the connection is over.
+        """The answer. Raises `LoginRefused` for an error, `LoginEnded` or `ServerLost` when all is over.
 
         Left by ctrl-c the connection goes on, and the answer is passed over when it comes.
         """
@@ -165,7 +166,7 @@ class LoginConnection:
             raise LoginRefused(slot.answer.code, slot.answer.wait)
         if not isinstance(slot.answer, expected):
             self.close()
-            raise ServerLost("the login server answers something else than it was asked: nothing more was said to it")
+            raise ServerLost("the login server does not answer what it was asked: nothing more was said to it")
         return slot.answer
 
     def close(self) -> None:

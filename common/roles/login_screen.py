@@ -1,7 +1,7 @@
 """Signing up and logging in as a person meets it: questions, passwords, then a prompt of its own.
 
-The prompt's `server`, `client_tor.py server` and auth_client.py all come here. What is said at the login's prompt is
-kept nowhere.
+The prompt's `server`, `client_tor.py server` and auth_client.py all come here. What is said at the login's prompt
+is kept nowhere.
 """
 
 import secrets

@@ -69,12 +69,13 @@ class ReadPasswords:
 
     def _line(self) -> str:
         try:
-            text = self._read()
+            line = self._read()
         except OSError as error:
-            raise ConfigError(f"command line: --password-fd: {self._descriptor} cannot be read: {error.strerror}") from None
-        if text is None:
+            text = f"{self._descriptor} cannot be read: {error.strerror}"
+            raise ConfigError(f"command line: --password-fd: {text}") from None
+        if line is None:
             raise ConfigError(f"command line: --password-fd: no line is left to read from {self._descriptor}")
-        return text
+        return line
 
     def _read(self) -> str | None:
         """A line without its end; None at the end of all."""

@@ -50,6 +50,7 @@ class ErrorCode(StrEnum):
     BAD_REQUEST = "bad_request"  # malformed, unknown or not legal now; ends the connection
     VERSION = "version"  # a version that the server does not speak; ends the connection
     BUSY = "busy"  # the server has no room for this now; ends the connection
+    CLOSED = "closed"  # this server takes no new users
     BAD_NAME = "bad_name"
     NAME_TAKEN = "name_taken"  # or one that looks like it
     WEAK = "weak"  # fewer iterations than the server takes
