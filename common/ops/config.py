@@ -216,7 +216,7 @@ def load_client(
     """As `load("client", ...)`, with the command that was given; `script` is how the program is called."""
     config, given = _load("client", argv, environ, home, script)
     assert isinstance(config, ClientConfig)
-    given["login"] = login_command(given)
+    given["login"] = login_command(given if given.get("command") == "server" else {})
     fields = {field.name: given[field.name] for field in dataclasses.fields(ClientCommand) if field.name in given}
     command = ClientCommand(given.get("command") or "", **fields)
     return config, command
@@ -229,7 +229,8 @@ def _load(
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [flag for action in parser._actions for flag in action.option_strings]
-        raise ConfigError(f"{COMMAND_LINE}: {unknown[0]}: {_unknown(unknown[0].partition('=')[0], known)}")
+        name = unknown[0].partition("=")[0]  # the value may be a secret
+        raise ConfigError(f"{COMMAND_LINE}: {name}: {_unknown(name, known)}")
     given = vars(namespace)
     settings = {option.name: _Setting(option.default, DEFAULT, option.name) for option in OPTIONS[role]}
     stronger = _from_environment(role, environ) | _from_command_line(role, given)

@@ -10,6 +10,7 @@ from common.directory.addresses import Address
 from common.errors import ConfigError
 from common.ops.config import PROJECT, ClientCommand, build_parser, load, load_client
 from common.ops.launcher_commands import hide_secrets
+from common.ops.login_words import LoginCommand
 from common.ops.options import OPTIONS, GatewayPin, LoginServer, example, login_table, network_toml, to_toml
 from common.wire.socks import Isolate
 
@@ -179,10 +180,52 @@ def test_where_a_client_finds_its_file(tmp_path: Path) -> None:
         (["path"], ClientCommand("path")),
         (["path", "x", "--json"], ClientCommand("path", "x", as_json=True)),
         (["status", "--targets"], ClientCommand("status", targets=True)),
+        (["server"], ClientCommand("server")),
+        (["server", "signup", "a"], ClientCommand("server", login=LoginCommand("signup", "a"))),
+        (
+            ["server", "--hops", "8", "login", "a", "--password-fd", "0", "--command", "whoami", "--command", "inbox"],
+            ClientCommand("server", login=LoginCommand("login", "a", 0, ("whoami", "inbox"))),
+        ),
+        (
+            ["server", "login", "a", "--accept-key", KEY, "--direct"],
+            ClientCommand("server", login=LoginCommand("login", "a", accept_key=bytes.fromhex(KEY), direct=True)),
+        ),
     ],
 )
 def test_client_commands(argv: list[str], command: ClientCommand) -> None:
     assert load_client([*GATEWAY, *argv], {})[1] == command
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["login", "a", "--json"], "--json: a prompt has no JSON; give --command too"),
+        (["login", "a", "--password-fd", "-1"], "not the number of a file descriptor"),
+        (["login", "a", "--password-fd", "x"], "not the number of a file descriptor"),
+        (["login", "a", "--accept-key", "x"], "'x' is not a key: 64 hex digits"),
+        (["login", "a", "--password", "x"], "--password: unknown option"),
+        (["login"], "required: NAME"),
+        (["signup", "a", "--command", "whoami"], "--command: unknown option"),
+    ],
+)
+def test_a_wrong_login_command_is_a_sentence(argv: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_client([*GATEWAY, "server", *argv], {}, script="auth_client.py")
+    assert sentence in str(caught.value)
+
+
+def test_a_login_without_the_network_needs_no_gateway() -> None:
+    config, command = load_client(["server", "--direct", "--login", "h:1", "login", "a"], {}, PROJECT / "tests")
+    assert command.login.direct
+    assert config.gateways == ()
+    with pytest.raises(ConfigError, match="gateways: not set"):
+        load_client(["server", "--login", "h:1", "login", "a"], {}, PROJECT / "tests")
+
+
+def test_the_login_clients_help_calls_it_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_client(["server", "login", "--help"], {}, script="auth_client.py")
+    assert capsys.readouterr().out.startswith("usage: auth_client.py login ")
 
 
 def test_client_options_before_and_after_the_command() -> None:
