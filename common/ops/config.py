@@ -31,7 +31,7 @@ PREFIX = "TOR_NETWORK_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 COMMAND_LINE = "command line"
 DEFAULT = "default"
-_PATHS = ("state", "family_key")  # relative to the file they stand in
+_PATHS = ("state", "family_key", "database")  # relative to the file they stand in
 _UNSPECIFIED = ("0.0.0.0", "::")
 
 
@@ -59,6 +59,19 @@ class RelayConfig:
     network: str
     log_level: str
     family_key: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthServerConfig:
+    """What a login server is told; the users are in the state folder when `database` is None."""
+
+    listen: Address
+    state: Path
+    database: Path | None
+    iterations: int
+    max_users: int
+    closed: bool
+    log_level: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +121,12 @@ class _Setting:
     label: str  # the option as that source calls it
 
 
-_CLASSES: dict[str, type[GatewayConfig | RelayConfig | ClientConfig]] = {
+Config = GatewayConfig | RelayConfig | AuthServerConfig | ClientConfig
+
+_CLASSES: dict[str, type[Config]] = {
     "gateway": GatewayConfig,
     "relay": RelayConfig,
+    "auth_server": AuthServerConfig,
     "client": ClientConfig,
 }
 
@@ -187,10 +203,12 @@ def load(role: Literal["gateway"], argv: Sequence[str], environ: Mapping[str, st
 @overload
 def load(role: Literal["relay"], argv: Sequence[str], environ: Mapping[str, str] = ...) -> RelayConfig: ...
 @overload
-def load(role: Literal["client"], argv: Sequence[str], environ: Mapping[str, str] = ...) -> ClientConfig: ...
 def load(
-    role: str, argv: Sequence[str], environ: Mapping[str, str] = os.environ
-) -> GatewayConfig | RelayConfig | ClientConfig:
+    role: Literal["auth_server"], argv: Sequence[str], environ: Mapping[str, str] = ...
+) -> AuthServerConfig: ...
+@overload
+def load(role: Literal["client"], argv: Sequence[str], environ: Mapping[str, str] = ...) -> ClientConfig: ...
+def load(role: str, argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Config:
     """The configuration of a role from all its sources; raises `ConfigError`, or `SystemExit(0)` after --help."""
     return _load(role, argv, environ, PROJECT)[0]
 
@@ -206,9 +224,7 @@ def load_client(
     return config, command
 
 
-def _load(
-    role: str, argv: Sequence[str], environ: Mapping[str, str], home: Path
-) -> tuple[GatewayConfig | RelayConfig | ClientConfig, dict[str, Any]]:
+def _load(role: str, argv: Sequence[str], environ: Mapping[str, str], home: Path) -> tuple[Config, dict[str, Any]]:
     parser = build_parser(role)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -262,8 +278,8 @@ def _from_file(role: str, path: Path) -> dict[str, _Setting]:
 
 def _from_network_file(role: str, settings: Mapping[str, _Setting]) -> dict[str, _Setting]:
     """The network's name in place of the file's, and its gateways unless another source named some."""
-    given = settings["network"]
-    if not is_network_file(given.raw):
+    given = settings.get("network")
+    if given is None or not is_network_file(given.raw):
         return {}
     path = Path(given.raw)
     table = _read_toml(path, ["network", "gateways"])
@@ -329,7 +345,7 @@ def _value(option: Option, setting: _Setting) -> Any:
     return Path(value) if option.name == "state" else value
 
 
-def _check(role: str, config: GatewayConfig | RelayConfig | ClientConfig) -> None:
+def _check(role: str, config: Config) -> None:
     """What only the whole can tell."""
     for option in OPTIONS[role]:
         if option.required and not getattr(config, option.name):
