@@ -10,8 +10,8 @@ small letters as they are shown, or as somebody may write them in capitals. The 
 skeleton. It is for comparing only, and never shown.
 
 The table is our own. The package confusable-homoglyphs has the data of Unicode's confusables for every script, but
-no skeletons: it judges one word by itself, and a whole Cyrillic word passes. It loads 0.9 MB at each start, of which
-some dozen pairs concern these letters. So it serves the tests, which hold this table against its data.
+no skeletons: it judges one word by itself, and a whole Cyrillic word passes. It loads 0.9 MB at each start, of
+which some dozen pairs concern these letters. So it serves the tests, which hold this table against its data.
 """
 
 # ruff: noqa: RUF001 - letters that look alike are what this file is about
@@ -38,8 +38,8 @@ _SCRIPTS = {
 # Each looks like the second, small or as a capital; where the two disagree the small one counts. Strokes are left
 # out as accents are.
 _ALIKE = {
-    "0": "o", "1": "l", "m": "rn", "w": "vv", "æ": "ae", "ð": "d", "ø": "o", "þ": "p", "đ": "d", "ħ": "h", "ı": "i",
-    "ł": "l", "ŋ": "n", "œ": "oe", "ŧ": "t",
+    "0": "o", "1": "l", "m": "rn", "w": "vv", "æ": "ae", "ð": "d", "ø": "o", "þ": "p", "đ": "d", "ħ": "h",
+    "ı": "i", "ł": "l", "ŋ": "n", "œ": "oe", "ŧ": "t",
     "α": "a", "β": "b", "γ": "y", "ε": "e", "ζ": "z", "η": "n", "ι": "i", "κ": "k", "μ": "u", "ν": "v", "ο": "o",
     "π": "n", "ρ": "p", "σ": "o", "τ": "t", "υ": "u", "χ": "x", "ω": "vv",
     "а": "a", "б": "6", "в": "b", "г": "r", "е": "e", "з": "3", "и": "u", "к": "k", "м": "rn", "н": "h", "о": "o",

@@ -10,6 +10,7 @@ from common.net.handshake import connect, send_all, shake_hands, text_of, tune
 from common.net.tls import TlsSession
 
 RECV_SIZE = 65_536
+MAX_LEFT = 1_048_576  # bytes thrown away by `finish`: what a peer may have sent before it heard
 MAX_TLS_REPLIES = 4_096  # bytes TLS itself may want to say: an honest peer asks for a few key updates a day
 
 
@@ -111,6 +112,22 @@ class TlsStream:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it has ended already
+
+    def finish(self, deadline: Deadline) -> None:
+        """Says that nothing more comes, and waits until the other side has taken it all, or the deadline.
+
+        What still arrives is thrown away: closing with unread bytes would destroy our last ones on their way.
+        """
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+            taken = 0
+            while taken < MAX_LEFT and self.wait_readable(deadline):
+                data = self._sock.recv(RECV_SIZE)
+                if not data:
+                    return
+                taken += len(data)
+        except OSError:
+            pass  # it has gone already
 
     def close(self) -> None:
         """Idempotent; no other thread may be waiting."""

@@ -33,7 +33,7 @@ PREFIX = "TOR_NETWORK_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 COMMAND_LINE = "command line"
 DEFAULT = "default"
-_PATHS = ("state", "family_key")  # relative to the file they stand in
+_PATHS = ("state", "family_key", "database")  # relative to the file they stand in
 _UNSPECIFIED = ("0.0.0.0", "::")
 
 
@@ -61,6 +61,19 @@ class RelayConfig:
     network: str
     log_level: str
     family_key: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthServerConfig:
+    """What a login server is told; the users are in the state folder when `database` is None."""
+
+    listen: Address
+    state: Path
+    database: Path | None
+    iterations: int
+    max_users: int
+    closed: bool
+    log_level: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +125,12 @@ class _Setting:
     label: str  # the option as that source calls it
 
 
-_CLASSES: dict[str, type[GatewayConfig | RelayConfig | ClientConfig]] = {
+Config = GatewayConfig | RelayConfig | AuthServerConfig | ClientConfig
+
+_CLASSES: dict[str, type[Config]] = {
     "gateway": GatewayConfig,
     "relay": RelayConfig,
+    "auth_server": AuthServerConfig,
     "client": ClientConfig,
 }
 
@@ -202,10 +218,12 @@ def load(role: Literal["gateway"], argv: Sequence[str], environ: Mapping[str, st
 @overload
 def load(role: Literal["relay"], argv: Sequence[str], environ: Mapping[str, str] = ...) -> RelayConfig: ...
 @overload
-def load(role: Literal["client"], argv: Sequence[str], environ: Mapping[str, str] = ...) -> ClientConfig: ...
 def load(
-    role: str, argv: Sequence[str], environ: Mapping[str, str] = os.environ
-) -> GatewayConfig | RelayConfig | ClientConfig:
+    role: Literal["auth_server"], argv: Sequence[str], environ: Mapping[str, str] = ...
+) -> AuthServerConfig: ...
+@overload
+def load(role: Literal["client"], argv: Sequence[str], environ: Mapping[str, str] = ...) -> ClientConfig: ...
+def load(role: str, argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Config:
     """The configuration of a role from all its sources; raises `ConfigError`, or `SystemExit(0)` after --help."""
     return _load(role, argv, environ, PROJECT)[0]
 
@@ -224,7 +242,7 @@ def load_client(
 
 def _load(
     role: str, argv: Sequence[str], environ: Mapping[str, str], home: Path, script: str = ""
-) -> tuple[GatewayConfig | RelayConfig | ClientConfig, dict[str, Any]]:
+) -> tuple[Config, dict[str, Any]]:
     parser = build_parser(role, script)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
@@ -279,8 +297,8 @@ def _from_file(role: str, path: Path) -> dict[str, _Setting]:
 
 def _from_network_file(role: str, settings: Mapping[str, _Setting]) -> dict[str, _Setting]:
     """The network's name in place of the file's, and its gateways unless another source named some."""
-    given = settings["network"]
-    if not is_network_file(given.raw):
+    given = settings.get("network")
+    if given is None or not is_network_file(given.raw):
         return {}
     path = Path(given.raw)
     table = _read_toml(path, ["network", "gateways", "login"])
@@ -348,7 +366,7 @@ def _value(option: Option, setting: _Setting) -> Any:
     return Path(value) if option.name == "state" else value
 
 
-def _check(role: str, config: GatewayConfig | RelayConfig | ClientConfig, without: Collection[str]) -> None:
+def _check(role: str, config: Config, without: Collection[str]) -> None:
     """What only the whole can tell; options `without` which it can be done need not be there."""
     for option in OPTIONS[role]:
         if option.required and option.name not in without and not getattr(config, option.name):

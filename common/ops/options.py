@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from common.crypto.handshake import Suite
 from common.crypto.layers import MAX_HOPS
+from common.crypto.scram import MAX_ITERATIONS, MIN_ITERATIONS
 from common.directory import addresses
 from common.directory.addresses import Address
 from common.directory.descriptor import NETWORK, NICKNAME
@@ -24,6 +25,8 @@ from common.wire.socks import MAX_FIELD, Credentials, Isolate
 
 KEY_SIZE = 32  # an Ed25519 public key
 _IDENTITY = re.compile(rf"[0-9A-Fa-f]{{{2 * KEY_SIZE}}}")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+MAX_USERS = 1_000_000  # of a login server: beyond it, looking the file through at the start takes many seconds
 LOG_LEVELS = ("debug", "info", "warning", "error")
 NETWORK_FILE = ".toml"
 SUITES = {"fernet": Suite.FERNET, "aes-gcm": Suite.AES_GCM}
@@ -104,6 +107,23 @@ def parse_isolate(raw: Any) -> frozenset[Isolate]:
         return frozenset(map(Isolate, words))
     except ValueError:
         raise ValueError("a list of credentials, target, port, listener with commas, or none") from None
+
+
+def parse_iterations(raw: Any) -> int:
+    """How often a password is hashed: no fewer than is safe, no more than a client accepts."""
+    return _number(raw, MIN_ITERATIONS, MAX_ITERATIONS)
+
+
+def parse_max_users(raw: Any) -> int:
+    """How many users a login server takes."""
+    return _number(raw, 1, MAX_USERS)
+
+
+def _number(raw: Any, lowest: int, highest: int) -> int:
+    value = raw if type(raw) is int else int(raw) if isinstance(raw, str) and _NUMBER.fullmatch(raw) else -1
+    if not lowest <= value <= highest:
+        raise ValueError(f"a number from {lowest} to {highest}")
+    return value
 
 
 def parse_switch(raw: Any) -> bool:
@@ -299,6 +319,10 @@ _EXIT = (
 _LOGIN = "the login server that server asks; without its key that is remembered at first use [network.toml's]"
 _ADVERTISE = "address that others dial; empty: the one listened on"
 
+_DATABASE = (
+    "file of the users, which several servers on one host may share; empty: users.sqlite in the state folder"
+)
+
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "gateway": (
         Option("listen", "127.0.0.1:9000", parse_listen, "H:P", "address to listen on; port 0 takes any free one"),
@@ -317,6 +341,21 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _NETWORK,
         _log_level("info"),
         Option("family_key", "", _parse_file, "FILE", "key that your relays share, so that no path uses two"),
+    ),
+    "auth_server": (
+        Option("listen", "127.0.0.1:9100", parse_listen, "H:P", "address to listen on; port 0 takes any free one"),
+        _state("auth-state"),
+        Option("database", "", _parse_file, "FILE", _DATABASE),
+        Option(
+            "iterations",
+            MIN_ITERATIONS,
+            parse_iterations,
+            "N",
+            "rounds of PBKDF2 for new passwords: more make guessing dearer for a thief, and logging in slower",
+        ),
+        Option("max_users", 100_000, parse_max_users, "N", "how many users there may be"),
+        Option("closed", False, parse_switch, "", "take no new users", switch=True),
+        _log_level("info"),
     ),
     "client": (
         _GATEWAYS,

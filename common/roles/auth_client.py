@@ -194,6 +194,9 @@ class AuthClient:
         challenge = self._connection.request(Scram(scram.first(), device), Challenge)
         try:
             proof = Proof(scram.final(challenge.data))
+        except KeyboardInterrupt:  # the server waits for a proof and would take nothing else
+            self.close()
+            raise
         except (Malformed, AuthenticationFailed) as error:
             self.close()
             raise ServerLost(f"the login server asks for what none may ({error}): no proof was sent") from None

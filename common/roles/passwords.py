@@ -13,6 +13,7 @@ from common.errors import ConfigError, OnionError
 from common.login.strength import hint
 
 MAX_LINE = 65_536  # bytes of a line that are read: far beyond any password
+_STANDARD_INPUT = 0
 TRIES = 3  # times that two entries may differ
 
 
@@ -79,7 +80,7 @@ class ReadPasswords:
 
     def _read(self) -> str | None:
         """A line without its end; None at the end of all."""
-        if self._descriptor == sys.stdin.fileno():  # commands may follow on it: one buffer must read both
+        if self._descriptor == _STANDARD_INPUT:  # commands may follow on it: one buffer must read both
             text = sys.stdin.readline(MAX_LINE)
             if not text.isprintable() and any("\udc80" <= each <= "\udcff" for each in text):
                 raise _not_unicode()

@@ -34,7 +34,7 @@ FRESH = 60  # seconds for which a proof on a connection allows `rekey` and `dele
 MAX_NAME = 64  # characters of a name in its normal form
 MAX_RAW_NAME = 1_024  # characters of a name as it was typed: room for letters and marks that become one
 MAX_SCRAM = 2_048  # bytes of a SCRAM message: the longest name, escaped, and two nonces are 1,000
-MIN_SALT, MAX_SALT = 16, 64  # bytes
+SALT_SIZE = 16  # bytes; of one size, or the salt of a name that nobody has could be told from others
 KEY_SIZE = 32  # bytes of StoredKey and ServerKey: SHA-256's
 MAX_ITERATIONS = 2**31 - 1  # what is a sensible number is the receiver's to judge
 MAX_DEVICE = 64  # bytes of a device token: a random id and a tag
@@ -57,6 +57,7 @@ class ErrorCode(StrEnum):
     WRONG = "wrong"  # name, password or channel: which, is not said
     EXPIRED = "expired"  # the challenge is too old; ask for another
     SLOW_DOWN = "slow_down"  # too many tries: `wait` says for how many seconds
+    TOO_MANY_TRIES = "too_many_tries"  # on this connection; ends it
     NO_SUCH_USER = "no_such_user"
     FULL = "full"  # the mailbox, or its share for one sender
     TOO_LONG = "too_long"

@@ -15,12 +15,11 @@ from common.wire.login import (
     MAX_ITERATIONS,
     MAX_PAGE,
     MAX_RAW_NAME,
-    MAX_SALT,
     MAX_SCRAM,
     MAX_SESSION,
     MAX_SESSIONS,
     MAX_TEXT,
-    MIN_SALT,
+    SALT_SIZE,
     Challenge,
     Delete,
     Done,
@@ -109,7 +108,7 @@ def _records(kind: type[Mail] | type[Session], limit: int) -> _Read:
 _boolean: _Read = Fields.boolean
 _name = _unicode(MAX_RAW_NAME)
 _verifier: dict[str, _Read] = {
-    "salt": _binary(MIN_SALT, MAX_SALT),
+    "salt": _binary(SALT_SIZE, SALT_SIZE),
     "iterations": _integer(MAX_ITERATIONS),
     "stored_key": _binary(KEY_SIZE, KEY_SIZE),
     "server_key": _binary(KEY_SIZE, KEY_SIZE),

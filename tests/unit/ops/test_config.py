@@ -32,7 +32,7 @@ def relay_error(argv: list[str], environ: dict[str, str] | None = None) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("role", ["gateway", "relay", "client"])
+@pytest.mark.parametrize("role", ["gateway", "relay", "auth_server", "client"])
 def test_shipped_examples_hold_every_option_at_its_default(role: str) -> None:
     text = (PROJECT / "docs" / "examples" / f"{role}.toml").read_text()
     assert text == example(role)
@@ -252,7 +252,7 @@ def test_show_config_names_the_source_of_each_value(tmp_path: Path, capsys: pyte
     assert sources["listen"] == "default"
 
 
-@pytest.mark.parametrize("role", ["gateway", "relay", "client"])
+@pytest.mark.parametrize("role", ["gateway", "relay", "auth_server", "client"])
 def test_help_names_every_option(role: str) -> None:
     text = build_parser(role).format_help()
     assert all(option.flag.removesuffix("s") in text for option in OPTIONS[role])

@@ -34,21 +34,6 @@ def run():
             signals.stop.wait()
 main(run)
 """
-# The login server's place: the test of its options is its own.
-AUTH_DAEMON = """
-import hashlib, sys, threading, tomllib
-from pathlib import Path
-from common.ops.lifecycle import Signals, main, ready
-def run():
-    file = Path(sys.argv[2])
-    told = tomllib.loads(file.read_text())
-    state = file.parent / told["state"]
-    address = told["listen"].replace(":0", ":9")
-    with Signals() as signals, ready(state, address, hashlib.sha256(str(state).encode()).digest()):
-        print("up", flush=True)
-        signals.stop.wait()
-main(run)
-"""
 DIES = "import sys\nprint('no luck today')\nsys.exit(3)\n"
 NEVER_READY = "import threading\nthreading.Event().wait()\n"
 IGNORES_TERM = DAEMON.replace("signals.stop.wait()", "threading.Event().wait()")
@@ -60,7 +45,7 @@ class Network:
     """A state folder, a folder of scripts, and the launcher over them."""
 
     def __init__(
-        self, root: Path, gateway: str = DAEMON, relay: str = DAEMON, auth: str = AUTH_DAEMON
+        self, root: Path, gateway: str = DAEMON, relay: str = DAEMON, auth: str = DAEMON
     ) -> None:
         self.state, self.scripts, self.stop = root / "state", root / "scripts", threading.Event()
         self.scripts.mkdir(parents=True)

@@ -1,6 +1,7 @@
 """What a client remembers of login servers, on the disk."""
 
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,12 +61,13 @@ def test_a_damaged_file_is_a_sentence_and_is_not_replaced(tmp_path: Path, damage
     pins = Pins(tmp_path)
     for path in (pins.servers, pins.devices):
         path.write_text(damage)
-    for wrong in (
+    wrongs: list[Callable[[], object]] = [
         lambda: pins.key(ADDRESS),
         lambda: pins.remember(LoginServer(ADDRESS, KEY)),
         lambda: pins.device(KEY, "alice"),
         lambda: pins.keep_device(KEY, "alice", b"x"),
-    ):
+    ]
+    for wrong in wrongs:
         with pytest.raises(ConfigError, match="is damaged; restore it, or remove it"):
             wrong()
     assert pins.servers.read_text() == damage

@@ -120,7 +120,7 @@ def test_a_field_more_or_less_or_of_another_type_is_malformed(message: Message) 
         Scram(b"x", b"t" * 65),
         Proof(b""),
         SignUp("n", b"s" * 15, 600_000, KEY, KEY),
-        SignUp("n", b"s" * 65, 600_000, KEY, KEY),
+        SignUp("n", b"s" * 17, 600_000, KEY, KEY),
         SignUp("n", SALT, 600_000, KEY[1:], KEY),
         SignUp("n", SALT, 600_000, KEY, KEY + b"k"),
         SignUp("n", SALT, 2**31, KEY, KEY),
