@@ -12,7 +12,7 @@ from time import monotonic
 
 from common.crypto.scram import ClientFirst, ScramServer, decoy_verifier
 from common.errors import AuthenticationFailed, Malformed
-from common.login.conversation import CHALLENGE_TIME, NOBODY, Account, Challenge, Conversation, Refusal
+from common.login.conversation import CHALLENGE_TIME, Challenge, Conversation, Refusal
 from common.login.names import normal_name
 from common.roles.session_store import SessionStore
 from common.roles.user_store import UserStore, VerifierChanged
@@ -55,9 +55,7 @@ class Logins:
         """The server-first-message."""
         first = ClientFirst.parse(message.data)
         name = _normal(first.name)
-        found = self._users.find(name)
-        decoy = Account(NOBODY, decoy_verifier(self._users.secret, name, self._drawn(name)))
-        account = decoy if found is None else found
+        account = self._users.find(name, decoy_verifier(self._users.secret, name, self._drawn(name)))
         wait = self._users.would_wait(name, account.id, message.device, self._wall())
         if wait > 0:
             conversation.not_challenged()

@@ -13,7 +13,7 @@ from hashlib import sha256
 
 from common.crypto.scram import Verifier
 from common.errors import OnionError
-from common.login.conversation import Account
+from common.login.conversation import NOBODY, Account
 from common.login.throttle import KEPT, Tries, Verdict, admit, succeeded
 from common.roles.user_database import Database
 from common.wire.login import EndedReason
@@ -83,13 +83,14 @@ class UserStore:
             except sqlite3.IntegrityError:
                 raise NameTaken from None
 
-    def find(self, name: str) -> Account | None:
-        """Who has this name, in its normal form."""
+    def find(self, name: str, decoy: Verifier) -> Account:
+        """Who has this name, in its normal form; else `NOBODY` with the decoy, by the same steps."""
         with self._database.reading() as db:
             row = db.execute(
                 "SELECT id, salt, iterations, stored_key, server_key FROM users WHERE name = ?", (name,)
             ).fetchone()
-        return None if row is None else Account(row[0], Verifier(*row[1:]))
+        number, *verifier = row or (NOBODY, *columns(decoy))
+        return Account(number, Verifier(*verifier))
 
     def iterations(self) -> list[tuple[int, int]]:
         """Which iteration counts users have, lowest first, and how many users have each."""
