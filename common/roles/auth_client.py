@@ -23,6 +23,7 @@ from common.roles.login_pins import KeyChanged, Pins
 from common.wire.login import (
     MAX_IDS,
     MAX_NAME,
+    SALT_SIZE,
     Challenge,
     Delete,
     Done,
@@ -46,8 +47,6 @@ from common.wire.login import (
     WhoAmI,
     You,
 )
-
-SALT_SIZE = 16  # bytes, random for each password
 
 
 class AuthClient:
