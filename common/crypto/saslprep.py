@@ -32,18 +32,18 @@ _PROHIBITED = (
 )
 
 
-def saslprep(text: str) -> str:
+def saslprep(text: str, limit: int = MAX_CHARACTERS) -> str:
     """The prepared string, never empty; raises `Malformed`, with a sentence that a person may be shown.
 
-    At most `MAX_CHARACTERS` go in. Some characters become several (by NFKC at most 18), so more may come out.
+    At most `limit` characters go in. Some become several (by NFKC at most 18), so more may come out.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise Malformed(f"more than {MAX_CHARACTERS:,} characters")
+    if len(text) > limit:
+        raise Malformed(f"more than {limit:,} characters")
     if text.isascii():  # nothing to map or to normalise, and no other table has a character of ASCII
         prepared, prohibited = text, not text.isprintable()
     else:
         prepared = _UNICODE.normalize("NFKC", _map(text))
-        prohibited = any(table(each) for each in prepared for table in _PROHIBITED)
+        prohibited = any(table(each) for each in set(prepared) for table in _PROHIBITED)
     if not prepared:
         raise Malformed("no characters that count")
     if prohibited:
@@ -62,14 +62,15 @@ def _map(text: str) -> str:
 
 def _check_unassigned(text: str) -> None:
     """RFC 4013, section 2.5, for stored strings."""
-    if any(stringprep.in_table_a1(each) for each in text):
+    if any(stringprep.in_table_a1(each) for each in set(text)):
         raise Malformed("a character that is newer than Unicode 3.2, as emoji are: it may not be used")
 
 
 def _check_direction(text: str) -> None:
     """RFC 3454, section 6, rules 2 and 3; rule 1 is one of the prohibited tables."""
-    if not any(stringprep.in_table_d1(each) for each in text):
+    characters = set(text)
+    if not any(stringprep.in_table_d1(each) for each in characters):
         return
-    mixed = any(stringprep.in_table_d2(each) for each in text)
+    mixed = any(stringprep.in_table_d2(each) for each in characters)
     if mixed or not (stringprep.in_table_d1(text[0]) and stringprep.in_table_d1(text[-1])):
         raise Malformed("letters written from right to left beside others")

@@ -51,6 +51,7 @@ MAX_ITERATIONS = 10_000_000  # a server that asks for more wants the client's ti
 MIN_SALT, MAX_SALT = 16, 64
 KEY_SIZE = 32
 BINDING_SIZE = 32
+MAX_NAME = 256  # characters before SASLprep: four times what the server's own rules allow afterwards
 GS2_HEADER = b"p=tls-server-end-point,,"
 _FAILED = "login"  # all that an `AuthenticationFailed` of the server says
 
@@ -144,7 +145,7 @@ class ScramClient(_Exchange):
         self._binding = _checked_binding(binding)
         self._nonce = _checked_nonce(nonce)
         self._password = saslprep(password).encode()
-        self._bare = f"n={escape(saslprep(name))},r={self._nonce}".encode()
+        self._bare = f"n={escape(saslprep(name, MAX_NAME))},r={self._nonce}".encode()
         self._min_iterations = min_iterations
         self._verifier: Verifier | None = None
         self._signature = b""
@@ -219,7 +220,7 @@ class ClientFirst:
         name, nonce = attributes(bare, "nr")
         if not is_nonce(nonce):
             raise Malformed("a nonce of the wrong length or characters")
-        return cls(saslprep(unescape(name)), nonce, bare.encode())
+        return cls(saslprep(unescape(name), MAX_NAME), nonce, bare.encode())
 
 
 class ScramServer(_Exchange):

@@ -13,7 +13,8 @@ A device token says that its holder has logged in before. Its tries are counted 
 delays them: who tries passwords at an account does not lock its owner out. After `DEVICE_TRIES` without the right
 password a token is spent, and its holder is a stranger, until the right password comes with it.
 
-What remains: while somebody keeps trying, an owner on a new device competes with that person for the next try.
+What remains: while somebody keeps trying, an owner on a new device competes with that person for the next try. And
+a thief of a token has `DEVICE_TRIES` more after each login of the owner with the same one.
 
 Unix time (`now`) is an argument, and may jump. Backwards it makes no wait longer than `LONGEST_WAIT`, and allows
 nothing earlier. An unknown name has a `Tries` as a known one has, or the waiting would tell them apart.

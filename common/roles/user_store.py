@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Any
 
 from common.crypto.scram import Verifier
 from common.errors import OnionError
@@ -85,12 +86,13 @@ class UserStore:
 
     def find(self, name: str, decoy: Verifier) -> Account:
         """Who has this name, in its normal form; else `NOBODY` with the decoy, by the same steps."""
+        nobody: tuple[Any, ...] = (NOBODY, *columns(decoy))
         with self._database.reading() as db:
             row = db.execute(
                 "SELECT id, salt, iterations, stored_key, server_key FROM users WHERE name = ?", (name,)
             ).fetchone()
-        number, *verifier = row or (NOBODY, *columns(decoy))
-        return Account(number, Verifier(*verifier))
+        number, *verifier = nobody if row is None else row
+        return Account(int(number), Verifier(*verifier))
 
     def iterations(self) -> list[tuple[int, int]]:
         """Which iteration counts users have, lowest first, and how many users have each."""

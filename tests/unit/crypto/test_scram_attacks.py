@@ -131,10 +131,33 @@ def test_the_database_alone_does_not_log_in(known: str) -> None:
     challenge = server.challenge()
     without_proof = client.final(challenge).rpartition(b",p=")[0]
     bare = client._bare
-    signature = hmac.digest(VERIFIER.stored_key, b",".join((bare, challenge, without_proof)), "sha256")
-    proof = bytes(a ^ b for a, b in zip(getattr(VERIFIER, known), signature, strict=True))
+    signature = _hmac(VERIFIER.stored_key, b",".join((bare, challenge, without_proof)))
+    proof = _xor(getattr(VERIFIER, known), signature)
     with pytest.raises(AuthenticationFailed):
         server.finish(without_proof + b",p=" + base64.b64encode(proof))
+
+
+def test_the_database_and_a_recorded_login_together_do_log_in() -> None:
+    """What SCRAM does not protect (RFC 5802, section 9); the recording is inside TLS, so it takes the server's key."""
+    recorded = log_in(client_of())
+    without_proof, _, proof = recorded.final.rpartition(b",p=")
+    bare = recorded.first.removeprefix(scram.GS2_HEADER)
+    signature = _hmac(VERIFIER.stored_key, b",".join((bare, recorded.challenge, without_proof)))
+    client_key = _xor(base64.b64decode(proof), signature)
+
+    server = server_of(recorded.first)
+    challenge = server.challenge()
+    without_proof = without_proof.replace(nonce_of(recorded.challenge), nonce_of(challenge))
+    signature = _hmac(VERIFIER.stored_key, b",".join((bare, challenge, without_proof)))
+    assert server.finish(without_proof + b",p=" + base64.b64encode(_xor(client_key, signature)))
+
+
+def _hmac(key: bytes, message: bytes) -> bytes:
+    return hmac.digest(key, message, "sha256")
+
+
+def _xor(one: bytes, other: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(one, other, strict=True))
 
 
 def test_unknown_and_wrong_fail_alike() -> None:
