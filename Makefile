@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: run test lint soak bench bench-directory fuzz clean
+.PHONY: run test lint soak bench bench-directory bench-login fuzz clean
 
 run:  ## a network of five relays and the prompt
 	./launch_network.sh 5 --client
@@ -21,6 +21,9 @@ bench: .venv/developer
 
 bench-directory: .venv/developer  ## a gateway with 10,000 relays and 1,000 clients: ten minutes, 20,000 open files
 	$(PYTHON) -m tests.benchmarks.directory
+
+bench-login: .venv/developer  ## a thousand users at a login server, two hundred at once: three minutes
+	$(PYTHON) -m tests.benchmarks.login
 
 fuzz: .venv/developer  ## a minute of hostile peers at the port of a real gateway
 	$(PYTHON) -m tests.fuzz.gateway_port

@@ -75,6 +75,7 @@ class Acceptor(Generic[Made]):
         self._wake_reading, self._wake_writing = socket.socketpair()  # makes `close` an event like any other
         self._complained = float("-inf")
         self._lock = threading.Lock()  # guards `_closed` and `_handshakes`
+        self._fewer = threading.Condition(self._lock)  # a handshake has ended
         self._closed = False
         self._handshakes: dict[threading.Thread, socket.socket | None] = {}  # None: the socket is handed out
         self._thread = threading.Thread(target=self._accept_all, name=f"listener {self.address[1]}", daemon=True)
@@ -137,17 +138,15 @@ class Acceptor(Generic[Made]):
             raise
 
     def _has_room(self) -> bool:
-        """Requires `_lock`. Breaking off the oldest makes room as soon as its thread has ended."""
-        if len(self._handshakes) < MAX_HANDSHAKES:
-            return True
-        if not self._drop_oldest or len(self._handshakes) >= 2 * MAX_HANDSHAKES:
-            return False
-        for thread, sock in self._handshakes.items():
-            if sock is not None:
-                _shut(sock)
-                self._handshakes[thread] = None
-                return True
-        return False
+        """Requires `_lock`. The thread of the oldest, once broken off, makes room in a moment."""
+        if len(self._handshakes) >= MAX_HANDSHAKES and self._drop_oldest:
+            for thread, sock in self._handshakes.items():
+                if sock is not None:
+                    _shut(sock)
+                    self._handshakes[thread] = None
+                    break
+            self._fewer.wait_for(lambda: len(self._handshakes) < MAX_HANDSHAKES, _PAUSE)
+        return len(self._handshakes) < MAX_HANDSHAKES and not self._closed
 
     def _run_handshake(self, sock: socket.socket) -> None:
         try:
@@ -189,6 +188,7 @@ class Acceptor(Generic[Made]):
     def _end(self, thread: threading.Thread) -> None:
         with self._lock:
             self._handshakes.pop(thread, None)
+            self._fewer.notify_all()
 
     def _complain(self, error: Exception) -> None:
         now = monotonic()

@@ -145,6 +145,7 @@ BAD_SCRAM = {
     "for another": b"p=tls-server-end-point,a=bob,n=alice,r=abcdefghijklmnopqrstuvwx",
     "mandatory": b"p=tls-server-end-point,,m=1,n=alice,r=abcdefghijklmnopqrstuvwx",
     "no nonce": b"p=tls-server-end-point,,n=alice,r=",
+    "a long name": b"p=tls-server-end-point,,n=" + b"a" * 1_500 + b",r=abcdefghijklmnopqrstuvwx",
     "order": b"p=tls-server-end-point,,r=abcdefghijklmnopqrstuvwx,n=alice",
 }
 
@@ -159,7 +160,7 @@ def test_a_bad_first_message_is_a_fixed_error(server: AuthServer, data: bytes) -
     lives_on(server)
 
 
-@pytest.mark.parametrize("name", ["a b", "аlice", "a" * 400, "\N{SNOWMAN}", "x/y", "a--b"])  # noqa: RUF001
+@pytest.mark.parametrize("name", ["a b", "аlice", "a" * 65, "\N{SNOWMAN}", "x/y", "a--b"])  # noqa: RUF001
 def test_a_name_that_nobody_can_have_is_wrong_like_any_other(server: AuthServer, name: str) -> None:
     with LoginPeer(server.address) as peer:
         peer.hello()
