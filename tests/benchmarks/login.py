@@ -1,25 +1,27 @@
 """Users at a login server: a thousand sign up, log in and talk, two hundred at once; and what its timing tells.
 
-    python -m tests.benchmarks.login [--users N] [--at-once N] [--iterations N]
+    python -m tests.benchmarks.login [--users N] [--at-once N] [--iterations N] [--hops N]
 
 None may be lost and none mixed up: each user is told the own name, and finds exactly the own text in the mailbox.
 The passwords are real (600,000 iterations unless said otherwise), so most of the time is the clients' arithmetic.
 
 The second part asks for known and unknown names in turn, each try well formed and wrong, and compares how long the
 server takes. `load` and `compare` take `connect`, which says how a client reaches the server: straight, or through
-a network.
+a network of real processes, where each of those who are there at once has circuits of its own.
 """
 
 import argparse
 import base64
 import itertools
 import os
+import socket
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from common.login.throttle import FREE_TRIES
 from common.wire import login
 from tests.net.auth_process import AuthProcess, auth_process
 from tests.net.login_peer import Connect, LoginPeer, Refused, dial, new_verifier, parts
+from tests.system.network import Network
 
 PATIENCE = 300.0  # seconds: two hundred clients share two cores for their hashing
 
@@ -174,6 +177,22 @@ def _ms(seconds: Sequence[float], percent: int) -> float:
     return 1_000 * statistics.quantiles(seconds, n=100)[percent - 1]
 
 
+@contextmanager
+def way(hops: int) -> Iterator[Connect]:
+    """Straight to the server for 0 hops, else through so many relays, at least five of which run."""
+    if not hops:
+        yield dial
+        return
+    with tempfile.TemporaryDirectory() as folder, Network(Path(folder), max(hops, 5)) as network:
+        with network.client(hops) as client:
+
+            def connect(address: Address) -> socket.socket:
+                isolation = (threading.current_thread().name,)
+                return client.connect(address.host, address.port, isolation, PATIENCE)
+
+            yield connect
+
+
 def with_server(use: Callable[[AuthProcess], None]) -> None:
     """A server of its own process, in a folder that goes afterwards."""
     with tempfile.TemporaryDirectory() as folder, auth_process(Path(folder) / "server") as server:
@@ -181,21 +200,23 @@ def with_server(use: Callable[[AuthProcess], None]) -> None:
 
 
 def main() -> int:
-    """Both parts, straight to a server on loopback."""
+    """Both parts straight to a server on loopback; through a network the first, whose delays would hide the rest."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--users", type=int, default=1_000)
     parser.add_argument("--at-once", type=int, default=200)
     parser.add_argument("--iterations", type=int, default=MIN_ITERATIONS)
     parser.add_argument("--names", type=int, default=300, help="of each kind, for the comparison of times")
+    parser.add_argument("--hops", type=int, default=0, help="through a network, by so many relays; 0: straight")
     given = parser.parse_args()
     lost = 0
 
     def run(server: AuthProcess) -> None:
         nonlocal lost
-        found = load(server.address, given.users, given.at_once, given.iterations)
+        with way(given.hops) as connect:
+            found = load(server.address, given.users, given.at_once, given.iterations, connect)
         report(found)
         lost = len(found.failures)
-        if given.names:
+        if given.names and not given.hops:
             print("known and unknown names:")
             report_timing(compare(server.address, given.names))
 
