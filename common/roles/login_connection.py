@@ -276,4 +276,5 @@ def _identity(tls: TlsSession) -> bytes:
 def _lost(error: OnionError) -> str:
     if isinstance(error, ProtocolError):
         return "the login server says what it may not: nothing more was said to it"
-    return f"the connection to the login server ended: {error}; log in again"
+    why = str(error).removeprefix("the connection ended: ")
+    return f"the connection to the login server ended: {why}; log in again"

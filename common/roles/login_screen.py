@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
 from rich.console import Console
 
@@ -75,6 +76,7 @@ class LoginScreen:
         self._console = console
         self._errors = errors
         self._prompt = ""  # shown while a line is typed
+        self._notices: SimpleQueue[str] = SimpleQueue()  # what came while none was
 
     def run(self, command: LoginCommand, ask: Ask, *, stay: bool = False) -> None:
         """Does what the command says, and asks for what it does not; with `stay` who signs up is logged in too.
@@ -112,6 +114,7 @@ class LoginScreen:
     @contextmanager
     def _open(self, command: LoginCommand) -> Iterator[AuthClient]:
         assert self._server is not None
+        self._notices = SimpleQueue()
         with self._errors.status(f"connecting to the login server {self._server.address}"):
             auth = AuthClient(
                 direct if command.direct else self._connect,
@@ -158,6 +161,8 @@ class LoginScreen:
         """A line and its answer; what goes wrong is said, and only what ends the session is raised."""
         try:
             self._prompt = prompt
+            while not self._notices.empty():
+                self._say(self._notices.get())
             try:
                 line = ask(prompt)
             finally:
@@ -175,12 +180,14 @@ class LoginScreen:
 
     def _pushed(self, push: NewMail | OnionError) -> None:
         """Called by the thread that reads. What is being typed is shown again behind the notice."""
-        if not self._prompt:
-            return  # a command runs, whose own answer says what is to be said
         if isinstance(push, OnionError):
             text = str(push)
         else:
             text = f"new mail from {shown.plain(push.newest)}, {push.unread} in all: inbox shows it"
+            if not self._prompt:
+                self._notices.put(text)
+        if not self._prompt:
+            return  # a request is under way, which itself says how the session ended
         if not sys.stdin.isatty():
             self._say(text)
             return

@@ -6,6 +6,7 @@ Never from the command line or the environment, which others see. What was read 
 import getpass
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Protocol
 
@@ -109,7 +110,11 @@ def _type(question: str) -> str:
     if not sys.stdin.isatty():
         raise ConfigError("there is no terminal to ask for the password: give --password-fd FD")
     try:
-        return getpass.getpass(question)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", getpass.GetPassWarning)
+            return getpass.getpass(question)
+    except getpass.GetPassWarning:
+        raise ConfigError("this terminal shows what is typed: give --password-fd FD") from None
     except EOFError:
         raise KeyboardInterrupt from None  # ctrl-d: as little as ctrl-c
     except UnicodeDecodeError:

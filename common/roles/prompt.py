@@ -16,6 +16,7 @@ from rich.markup import escape
 from common.errors import ConfigError, OnionError
 from common.ops.files import read_private, write_private
 from common.ops.login_words import LOG_IN, SIGN_UP, LoginCommand
+from common.ops.options import parse_key
 from common.roles import shown
 from common.roles.answers import Answers
 from common.roles.login_screen import LoginScreen
@@ -119,10 +120,19 @@ class Prompt:
             self._answers.git(user, repositories=repositories)
 
     def _server(self, words: list[str]) -> None:
+        key = None
+        if words[-2:-1] == ["--accept-key"]:
+            try:
+                key = parse_key(words[-1])
+            except ValueError as error:
+                raise Usage(f"--accept-key: not {error}") from None
+            words = words[:-2]
         action = words[0].lower() if words else ""
         if len(words) > 2 or action not in ("", SIGN_UP, LOG_IN):
-            raise Usage(f"usage: server [{SIGN_UP}|{LOG_IN}] [NAME]; you are asked for the password")
-        self._login.run(LoginCommand(action, words[1] if len(words) > 1 else ""), self._ask, stay=True)
+            usage = f"usage: server [{SIGN_UP}|{LOG_IN}] [NAME] [--accept-key HEX]"
+            raise Usage(f"{usage}; you are asked for the password")
+        name = words[1] if len(words) > 1 else ""
+        self._login.run(LoginCommand(action, name, accept_key=key), self._ask, stay=True)
 
     def _path(self, words: list[str]) -> None:
         self._answers.path(_one(words, "path [ADDRESS]") or self._last_page)

@@ -162,6 +162,7 @@ def test_the_prompt_knows_what_it_says_and_goes_on_after_anything_wrong(options:
             ("srever", "srever is none of web, git, server, path, status, new, help, quit"),
             ("server", "no login server is known"),
             ("server login a secret", "usage: server [signup|login] [NAME]"),
+            ("server login a --accept-key x", "--accept-key: not a key: 64 hex digits"),
             ('"', "is none of"),
             ("web 127.0.0.1:1", "refuses connections"),
             ("status", "network test: 3 relays"),

@@ -174,7 +174,7 @@ def test_fewer_iterations_than_are_safe_are_never_used(tmp_path: Path) -> None:
 def test_a_changed_key_is_refused_before_anything_is_said(tmp_path: Path) -> None:
     with serving(tmp_path, Peer.greet) as hostile:
         pinned = hostile.server._replace(key=b"k" * 32)
-        with pytest.raises(KeyChanged, match="somebody may stand between") as caught:
+        with pytest.raises(KeyChanged, match="somebody may stand in between") as caught:
             AuthClient(direct, pinned, Pins(tmp_path / "client"))
     assert caught.value.shown == hostile.server.key
     assert (b"k" * 32).hex() in str(caught.value)

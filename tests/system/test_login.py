@@ -172,7 +172,7 @@ def test_a_lying_exit_fails_at_once_against_a_known_key(lied: Lied, pin: bool) -
     for words in (WHO, ("signup", "bob")):
         done = lied.say("honest", "liar", *words, pin=pin)
         assert (done.returncode, done.stdout) == (1, "")
-        assert "shows another key than before" in done.stderr
+        assert "shows another key than the believed one" in done.stderr
         assert f"believed {lied.key}" in done.stderr
         assert re.search(r"shown +[0-9a-f]{64}", done.stderr)
     assert lied.heard() == before, "nothing was said to it"
