@@ -49,7 +49,7 @@ def saslprep(text: str, limit: int = MAX_CHARACTERS) -> str:
     if prohibited:
         raise Malformed("a control character, or another that may not be used")
     if not prepared.isascii():
-        _check_unassigned(text + prepared)
+        _check_unassigned(prepared)
         _check_direction(prepared)
     return prepared
 

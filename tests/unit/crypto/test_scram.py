@@ -230,6 +230,7 @@ def test_mandatory_extensions_are_refused() -> None:
         b"n=al=2cice,r=AAAAAAAAAAAAAAAAAAAA",
         b"n=alice=,r=AAAAAAAAAAAAAAAAAAAA",
         b"n=al\x00ice,r=AAAAAAAAAAAAAAAAAAAA",
+        b"n=alice,r=AAAAAAAAAAAAAAAAAAAA,x=\x00",
         b"n=al\nice,r=AAAAAAAAAAAAAAAAAAAA",
         b"n=al\xffice,r=AAAAAAAAAAAAAAAAAAAA",
         b"n=" + b"a" * 257 + b",r=AAAAAAAAAAAAAAAAAAAA",

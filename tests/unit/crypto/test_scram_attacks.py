@@ -2,6 +2,7 @@
 
 import base64
 import hmac
+import string
 from collections.abc import Callable
 
 import pytest
@@ -49,6 +50,19 @@ def test_a_replayed_proof_with_the_new_nonce_is_refused() -> None:
     nonce = nonce_of(server.challenge())
     with pytest.raises(AuthenticationFailed):
         server.finish(recorded.final.replace(nonce_of(recorded.challenge), nonce))
+
+
+def test_a_right_proof_over_another_nonce_is_refused() -> None:
+    """The proof covers the nonce, and an honest one is right whatever it says: so the nonce is compared as well."""
+    server, final = challenged()
+    nonce, other = nonce_of(final), nonce_of(final)[:-1] + b"~"
+    without_proof, _, proof = final.rpartition(b",p=")
+    forged = without_proof.replace(nonce, other)
+    covered = [b",".join((server._bare, server._challenge, each)) for each in (without_proof, forged)]
+    client_key = _xor(base64.b64decode(proof), _hmac(VERIFIER.stored_key, covered[0]))
+    right = base64.b64encode(_xor(client_key, _hmac(VERIFIER.stored_key, covered[1])))
+    with pytest.raises(AuthenticationFailed):
+        server.finish(forged + b",p=" + right)
 
 
 def test_a_challenge_works_once() -> None:
@@ -186,6 +200,12 @@ def _without(part: bytes) -> Callable[[bytes], bytes]:
     return lambda final: b",".join(each for each in final.split(b",") if not each.startswith(part))
 
 
+def _next_digit(digit: bytes) -> bytes:
+    """Of base64: differs in the last bit only, which is no bit of the proof."""
+    digits = string.ascii_uppercase + string.ascii_lowercase + string.digits
+    return digits[digits.index(digit.decode()) + 1].encode()
+
+
 FORGERIES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
     "no proof": _without(b"p="),
@@ -195,6 +215,7 @@ FORGERIES: dict[str, Callable[[bytes], bytes]] = {
     "empty proof": lambda final: final.rpartition(b",p=")[0] + b",p=",
     "zero proof": lambda final: final.rpartition(b",p=")[0] + b",p=" + base64.b64encode(bytes(32)),
     "loose base64": lambda final: final.replace(b",p=", b",p=\n"),
+    "base64 in another spelling": lambda final: final[:-2] + _next_digit(final[-2:-1]) + b"=",
     "the nonce cut": lambda final: final.replace(nonce_of(final), nonce_of(final)[:-1]),
     "the nonce longer": lambda final: final.replace(nonce_of(final), nonce_of(final) + b"A"),
     "a mandatory extension": lambda final: final.replace(b",p=", b",m=must,p="),

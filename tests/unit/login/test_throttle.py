@@ -180,6 +180,29 @@ def test_tries_that_come_too_early_change_nothing() -> None:
         assert (verdict.wait, verdict.account) == (7.0, tries)
 
 
+def test_after_a_long_attack_everything_is_forgotten_in_the_stated_time() -> None:
+    tries, now = Tries(), START
+    for _ in range(1_000):
+        verdict = admit(tries, None, now)
+        now += verdict.wait
+        tries = verdict.account
+    assert admit(tries, None, tries.at + KEPT).account.count == 1
+
+
+def test_waiting_for_longer_than_told_wins_nothing() -> None:
+    """Whoever comes once in `pause` seconds, for a day, has no more tries than whoever comes as early as possible."""
+    for pause in (30.0, 45.0, 59.0, 60.0, 61.0, 90.0, 120.0):
+        tries, now, let_through = Tries(FREE_TRIES + 5, START), START, 0
+        while now < START + 86_400.0:
+            now += pause
+            verdict = admit(tries, None, now)
+            tries, let_through = verdict.account, let_through + (not verdict.wait)
+            for _ in range(FREE_TRIES):  # and what else there may be at that moment
+                verdict = admit(tries, None, now)
+                tries, let_through = verdict.account, let_through + (not verdict.wait)
+        assert let_through <= 86_400.0 / LONGEST_WAIT + TRIES_PER_MINUTE, pause
+
+
 def test_tries_are_forgotten_one_by_one() -> None:
     tries = Tries(FREE_TRIES + 5, START)
     assert admit(tries, None, START + FORGOTTEN_AFTER * 6).account.count == FREE_TRIES
