@@ -25,17 +25,17 @@ _DEVICE = re.compile(r"([0-9a-f]{64} [0-9a-f]+) ([0-9a-f]+)")
 
 
 class KeyChanged(OnionError):
-    """The login server shows another key (32 bytes, or none) than the believed one; nothing was said to it."""
+    """The login server shows another key (32 bytes, or none) than the believed one; nothing was said."""
 
     def __init__(self, address: Address, believed: bytes, shown: bytes, source: str) -> None:
         self.believed, self.shown = believed, shown
         place = f"put it into {source}, or " if source else ""
-        accept = f" If its owner confirms the new key, {place}add --accept-key {shown.hex()} once." if shown else ""
+        accept = f" If its owner confirms the new key, {place}add --accept-key {shown.hex()} once."
         super().__init__(
             f"the login server {address} shows another key than the believed one: somebody may stand in between\n"
             f"    believed {believed.hex()}\n"
             f"    shown    {shown.hex() or 'none of the right kind'}\n"
-            f"Nothing was sent.{accept}"
+            f"Nothing was sent.{accept if shown else ''}"
         )
 
 
