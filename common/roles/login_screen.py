@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from rich.console import Console
+from rich.markup import escape
 
 from common.errors import ConfigError, OnionError
 from common.net.deadline import Deadline
@@ -41,9 +42,11 @@ Ask = Callable[[str], str]
 
 
 def through(client: Client) -> Connect:
-    """Through the network, on a circuit that carries nothing else: what else is done does not tell who logs in."""
-    isolation = ("login", secrets.token_hex(8))
-    return lambda host, port: client.connect(host, port, isolation)
+    """Through the network, each time on a circuit that carries nothing else.
+
+    So neither what else is done tells who logs in, nor one account of a person of another.
+    """
+    return lambda host, port: client.connect(host, port, ("login", secrets.token_hex(8)))
 
 
 def direct(host: str, port: int) -> socket.socket:
@@ -93,7 +96,7 @@ class LoginScreen:
         password = passwords.new(command.user) if signing_up else passwords.current(command.user)
         with self._open(command) as auth:
             if signing_up:
-                with self._errors.status(f"signing up {shown.plain(command.user)}"):
+                with self._errors.status(f"signing up {escape(command.user)}"):
                     auth.sign_up(command.user, password)
                 self._signed_up(command, auth.key)
             if stay:
@@ -101,10 +104,13 @@ class LoginScreen:
                 self._talk(auth, command, passwords, ask)
 
     def _completed(self, command: LoginCommand, ask: Ask) -> LoginCommand:
-        action = command.action or _ACTIONS.get(ask("sign up or log in? [log in] ").strip().lower(), "")
-        if not action:
-            raise OnionError("say sign up, or log in")
-        return replace(command, action=action, user=command.user or ask("name: ").strip())
+        try:
+            action = command.action or _ACTIONS.get(ask("sign up or log in? [log in] ").strip().lower(), "")
+            if not action:
+                raise OnionError("say sign up, or log in")
+            return replace(command, action=action, user=command.user or ask("name: ").strip())
+        except EOFError:
+            raise OnionError(f"there is nobody to ask: say {SIGN_UP} NAME or {LOG_IN} NAME") from None
 
     def _passwords(self, command: LoginCommand) -> Passwords:
         if command.password_fd is not None:
@@ -137,7 +143,7 @@ class LoginScreen:
         """Asks again for a password that was wrong, where a person types it."""
         for tried in range(1, TRIES + 1):
             try:
-                with self._errors.status(f"logging in as {shown.plain(command.user)}"):
+                with self._errors.status(f"logging in as {escape(command.user)}"):
                     auth.log_in(command.user, password)
                 return
             except LoginRefused as error:

@@ -14,7 +14,7 @@ from common.ops.options import LoginServer
 from common.roles.auth_client import AuthClient
 from common.roles.auth_server import AuthServer
 from common.roles.login_pins import Pins
-from common.roles.login_screen import direct
+from common.roles.login_screen import direct, through
 from tests.net.in_process import NETWORK, InProcess
 from tests.net.login_peer import serving
 from tests.net.test_client_program import QUIET, ROOT, Terminal, as_json, command, run, terminal
@@ -270,16 +270,27 @@ def test_a_changed_key_is_refused_and_how_to_accept_it_works(
         (["login", "alice", "--password", "hunter2"], 2, "--password: unknown option"),
         (["login", "a\tb", "--password-fd", "0"], 1, "this name cannot be used"),
         (["login", "alice", "--password-fd", "77"], 2, "77 cannot be read"),
+        (["login", "[/red]", "--password-fd", "0"], 1, "somebody may stand between"),
+        ([], 1, "there is nobody to ask: say signup NAME or login NAME"),
         (["login", "alice"], 2, "there is no terminal to ask for the password: give --password-fd FD"),
         (["login", "alice", "--password-fd", "0", "--login", "127.0.0.1:1"], 1, "refuses connections"),
         (["login", "alice", "--password-fd", "0", "--login", "127.0.0.1:1", "--direct"], 1, "cannot be reached"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_a_code(options: list[str], words: list[str], code: int, sentence: str) -> None:
-    done = run(options, "server", *words, text=PASSWORD)
+    done = run(options, "server", *words, text=PASSWORD if words else "")
     lines = [line for line in done.stderr.splitlines() if " %" not in line[:8] and "first contact" not in line]
-    assert (done.returncode, done.stdout, len(lines)) == (code, "", 1), done.stderr
+    asked = "" if words else "sign up or log in? [log in] "
+    assert (done.returncode, done.stdout, len(lines)) == (code, asked, 1), done.stderr
     assert sentence in lines[0]
+
+
+def test_each_login_has_a_circuit_of_its_own(network: InProcess, server: AuthServer) -> None:
+    with network.client() as client:
+        connect = through(client)
+        with connect(server.address.host, server.address.port), connect(server.address.host, server.address.port):
+            used = [len(circuit.streams) for circuit in client.circuits() if circuit.streams]
+    assert used == [1, 1]
 
 
 def test_ctrl_c_while_a_password_is_awaited_from_a_pipe_is_130(options: list[str]) -> None:
