@@ -119,14 +119,14 @@ class AuthConnection:
         try:
             while True:
                 for body in self._frames.feed(self._stream.receive()):
+                    if self._time_is_over():
+                        return
                     if self._answer(body):
                         self._stream.finish(Deadline(LINGER))
                         return
-                if self._tell():
+                if self._tell() or self._time_is_over():
                     return
-                if not self._wait(self.conversation.ends_at):
-                    self._time_is_over()
-                    return
+                self._wait(self.conversation.ends_at)
         except ProtocolError as error:
             _logger.debug("a peer broke the protocol: %s", type(error).__name__)
             self._last_word(login.Error(ErrorCode.BAD_REQUEST))
@@ -190,16 +190,20 @@ class AuthConnection:
             self._awake = False
             self._woken.recv(1)
 
-    def _wait(self, until: float) -> bool:
-        """Whether there is something to do before that moment."""
+    def _wait(self, until: float) -> None:
+        """Until there is something to do, or that moment."""
         poller = select.poll()
         poller.register(self._stream.fileno(), select.POLLIN)
         poller.register(self._woken, select.POLLIN)
-        return bool(poller.poll(max(0.0, until - monotonic()) * 1_000))
+        poller.poll(max(0.0, until - monotonic()) * 1_000)
 
-    def _time_is_over(self) -> None:
+    def _time_is_over(self) -> bool:
+        """Whether it is, whatever else arrives; then members have been told."""
+        if monotonic() < self.conversation.ends_at:
+            return False
         if self.conversation.logged_in:
             self._last_word(login.Ended(EndedReason.IDLE))
+        return True
 
     def _send(self, message: login.Message) -> None:
         self._stream.send(encode(message), Deadline(SEND_TIME))

@@ -1,6 +1,7 @@
 """What the login server does for each request, once the conversation has found it legal."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from common.crypto.scram import Verifier
@@ -23,6 +24,15 @@ class Reply(NamedTuple):
     last: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What new verifiers shall have, what is taken, and whether nobody can sign up."""
+
+    iterations: int
+    fewest_iterations: int
+    closed: bool
+
+
 class Requests:
     """Answers requests, in any connection's thread.
 
@@ -34,23 +44,14 @@ class Requests:
         users: UserStore,
         sessions: SessionStore,
         logins: Logins,
-        *,
-        iterations: int,
-        fewest_iterations: int,
-        closed: bool,
+        rules: Rules,
         wall: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
-        """`iterations` are what new verifiers shall have; with `closed`, nobody can sign up.
-
-        `changed` is called when other connections have something to hear.
-        """
+        """`wall` gives Unix time; `changed` is called when other connections have something to hear."""
         self._users = users
         self._sessions = sessions
-        self._logins = logins
-        self._iterations = iterations
-        self._fewest = fewest_iterations
-        self._closed = closed
+        self._rules = rules
         self._wall = wall
         self._changed = changed
         self._handlers: dict[type[login.Message], Callable[[Conversation, Any], Reply]] = {
@@ -79,10 +80,10 @@ class Requests:
     def _hello(self, _: Conversation, message: login.Hello) -> Reply:
         if message.version != login.VERSION:
             raise Refusal(ErrorCode.VERSION, last=True)
-        return Reply(login.Welcome(login.VERSION, self._iterations, login.MAX_TEXT, MAX_STORED))
+        return Reply(login.Welcome(login.VERSION, self._rules.iterations, login.MAX_TEXT, MAX_STORED))
 
     def _sign_up(self, _: Conversation, message: login.SignUp) -> Reply:
-        if self._closed:
+        if self._rules.closed:
             raise Refusal(ErrorCode.CLOSED)
         verifier = self._verifier(message)
         try:
@@ -98,7 +99,7 @@ class Requests:
         return Reply(login.Ok())
 
     def _verifier(self, message: login.SignUp | login.Rekey) -> Verifier:
-        if message.iterations < self._fewest:
+        if message.iterations < self._rules.fewest_iterations:
             raise Refusal(ErrorCode.WEAK)
         return Verifier(message.salt, message.iterations, message.stored_key, message.server_key)
 

@@ -28,7 +28,7 @@ from common.net.tls import server_context
 from common.net.tls_stream import TlsStream
 from common.roles.auth_connection import AuthConnection
 from common.roles.auth_login import Logins
-from common.roles.auth_requests import Requests
+from common.roles.auth_requests import Requests, Rules
 from common.roles.session_store import SessionStore
 from common.roles.user_database import Database, StoreFailed
 from common.roles.user_store import MAX_USERS, UserStore
@@ -67,9 +67,9 @@ class AuthServer:
         `iterations` is what new verifiers shall have, `fewest_iterations` what is taken. `closed`: no new users.
         """
         self._id = secrets.token_hex(8)
-        self._look = threading.Event()  # the watcher is to look at once
         self._wall = wall
         self._max_connections = max_connections
+        self._look = threading.Event()  # the watcher is to look at once
         self._database = Database(database)
         try:
             self._users, self._sessions = UserStore(self._database, max_users), SessionStore(self._database)
@@ -81,24 +81,9 @@ class AuthServer:
                 iterations=iterations,
                 wall=wall,
             )
-            self._requests = Requests(
-                self._users,
-                self._sessions,
-                self._logins,
-                iterations=iterations,
-                fewest_iterations=fewest_iterations,
-                closed=closed,
-                wall=wall,
-                changed=self._look.set,
-            )
-            context = server_context(certificate, key)
-            self._listener = Acceptor(
-                (listen.host, listen.port),
-                lambda sock, deadline: self._accept(sock, context, deadline),
-                self._begin,
-                whose="a login server",
-                drop_oldest=True,
-            )
+            rules = Rules(iterations, fewest_iterations, closed)
+            self._requests = Requests(self._users, self._sessions, self._logins, rules, wall, self._look.set)
+            self._listener = self._listening(listen, server_context(certificate, key))
         except BaseException:
             self._database.close()
             raise
@@ -111,6 +96,15 @@ class AuthServer:
         self._newest_mail = 0
         self._not_found: list[str] = []  # sessions with mail that are in the database, and here in a moment
         self._watcher = threading.Thread(target=self._watch, name="login watcher", daemon=True)
+
+    def _listening(self, listen: Address, context: ssl.SSLContext) -> Acceptor[AuthConnection]:
+        return Acceptor(
+            (listen.host, listen.port),
+            lambda sock, deadline: self._accept(sock, context, deadline),
+            self._begin,
+            whose="a login server",
+            drop_oldest=True,
+        )
 
     # ---- any thread ----
 

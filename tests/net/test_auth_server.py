@@ -1,18 +1,23 @@
 """The login server over real sockets: what each request does, for its own user and for nobody else."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from common.net.deadline import Deadline
 from common.roles import session_store, user_store
 from common.roles.auth_server import AuthServer
 from common.wire import login
 from common.wire.login import EndedReason, ErrorCode
+from common.wire.login_codec import encode
 from tests.net.login_peer import (
     ITERATIONS,
     PASSWORD,
+    PATIENCE,
+    Ended,
     LoginPeer,
     Refused,
     greeted,
@@ -264,6 +269,27 @@ def test_who_does_not_log_in_is_ended(server: AuthServer, monkeypatch: pytest.Mo
         assert peer.is_over()
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(b"", encode(login.Ping())), ((60_000).to_bytes(4, "big"), b"x")],
+    ids=["pings", "a message that never ends"],
+)
+def test_a_stranger_wins_no_time_by_talking(
+    server: AuthServer, monkeypatch: pytest.MonkeyPatch, first: bytes, then: bytes
+) -> None:
+    monkeypatch.setattr("common.login.conversation.STRANGER_TIME", 0.5)
+    with greeted(server) as peer:
+        peer.sock.sendall(first)
+        deadline = Deadline(PATIENCE)
+        with pytest.raises((Ended, OSError)):
+            while not deadline.expired:
+                peer.sock.settimeout(PATIENCE)
+                peer.sock.sendall(then)
+                peer.sock.settimeout(0.01)
+                with contextlib.suppress(TimeoutError):
+                    peer.receive()
+
+
 def test_a_stop_tells_members_and_leaves_no_thread(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         with member(server, "alice") as alice, greeted(server) as stranger:
@@ -310,3 +336,20 @@ def test_requests_that_come_too_fast_are_answered_later_and_in_order(
     with greeted(server) as peer:
         peer.send(*[login.Ping()] * 20)
         assert [peer.answer() for _ in range(20)] == [login.Pong()] * 20
+
+
+def test_a_disk_that_is_full_is_busy_and_confirms_nothing(server: AuthServer) -> None:
+    with member(server, "alice") as alice:
+        database = server._database._lasting
+        (pages,) = database.execute("PRAGMA page_count").fetchone()
+        database.execute(f"PRAGMA max_page_count = {pages}")
+        sent = 0
+        with pytest.raises(Refused, match="busy"):
+            for _ in range(100):
+                alice.ask(login.Send("alice", "x" * 4_096), login.Sent)
+                sent += 1
+        assert alice.is_over()
+        database.execute("PRAGMA max_page_count = 1000000")
+    with greeted(server) as again:
+        assert again.log_in("alice").unread == sent
+        again.ask(login.Send("alice", "more"), login.Sent)

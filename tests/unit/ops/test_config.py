@@ -53,6 +53,9 @@ def test_defaults() -> None:
     relay = load("relay", RELAY, {})
     assert relay.advertise is None
     assert relay.exit_policy == "default"
+    server = load("auth_server", [], {})
+    assert (server.listen, server.database, server.iterations) == (Address("127.0.0.1", 9100), None, 600_000)
+    assert not server.closed
     client = load("client", GATEWAY, {})
     assert client.hops == (3, 5)
     assert client.suite is Suite.FERNET
@@ -517,3 +520,24 @@ def test_what_is_no_login_server_is_a_sentence(tmp_path: Path, raw: object) -> N
     path = toml(tmp_path, f"login = {to_toml(raw)}", "client.toml")
     with pytest.raises(ConfigError, match=r"client\.toml: login: .* is not (a table|a key: 64|host:port)"):
         load("client", [*GATEWAY, "--config", path], {})
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--iterations", "599999"], "--iterations: '599999' is not a number from 600000 to 10000000"),
+        (["--iterations", "1e6"], "--iterations: '1e6' is not a number from 600000 to 10000000"),
+        (["--max-users", "0"], "--max-users: '0' is not a number from 1 to 1000000"),
+        (["--gateway", "127.0.0.1:1"], "--gateway: unknown option"),
+    ],
+)
+def test_a_login_servers_options_have_bounds(argv: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("auth_server", argv, {})
+    assert said in str(caught.value)
+
+
+def test_a_login_servers_database_stands_beside_its_file(tmp_path: Path) -> None:
+    path = toml(tmp_path, 'database = "users.sqlite"\niterations = 700000\nclosed = true\n', "auth_server.toml")
+    server = load("auth_server", ["--config", path], {})
+    assert (server.database, server.iterations, server.closed) == (tmp_path / "users.sqlite", 700_000, True)
