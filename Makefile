@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: run test lint soak bench bench-directory bench-workers fuzz clean
+.PHONY: run test lint soak bench bench-directory bench-workers bench-login fuzz clean
 
 run:  ## a network of five relays and the prompt
 	./launch_network.sh 5 --client
@@ -24,6 +24,10 @@ bench-directory: .venv/developer  ## a gateway with 10,000 relays and 1,000 clie
 
 bench-workers: .venv/developer  ## a relay with one process and with two, side by side: five minutes
 	$(PYTHON) -m tests.benchmarks.workers
+
+bench-login: .venv/developer  ## a thousand users at a login server, two hundred at once, straight and by 3 hops: seven minutes
+	$(PYTHON) -m tests.benchmarks.login
+	$(PYTHON) -m tests.benchmarks.login --hops 3
 
 fuzz: .venv/developer  ## a minute of hostile peers at the port of a real gateway
 	$(PYTHON) -m tests.fuzz.gateway_port

@@ -14,8 +14,9 @@ from common.ops.files import private_folder
 from common.ops.keystore import load_or_create_identity
 from common.roles.answers import Answers, check_argument, control, show_clients
 from common.roles.client import Client
+from common.roles.client_run import make_client, run_login, running_client
 from common.roles.listed_relay import ListedRelay
-from common.roles.pool import PathWishes
+from common.roles.login_screen import LoginScreen, editing, through
 from common.roles.programs import AddressNotices
 from common.roles.progress import StartProgress
 from common.roles.prompt import Prompt, history
@@ -37,6 +38,8 @@ def run(argv: Sequence[str]) -> int:
     if command.name == "status":
         shown = show_clients(config.state, console, targets=command.targets, as_json=command.as_json)
         return 0 if shown else lifecycle.FAILED
+    if command.name == "server" and (command.login.direct or config.login is None):
+        return run_login(config, command.login, console)
     check_argument(command.name, command.argument)
     with serving_relay(config, console) as own, running_client(config, command.name or "prompt", own) as client:
         answers = Answers(client, console, Console(stderr=True), config.browser, config.github_api)
@@ -61,10 +64,17 @@ def answer(answers: Answers, config: ClientConfig, command: ClientCommand) -> in
             answers.git(command.argument, repositories=command.repositories, as_json=command.as_json)
         case "path":
             answers.path(command.argument, as_json=command.as_json)
+        case "server":
+            login_screen(answers, config).run(command.login, editing())
         case _:
             with history(config.state / "history", answers.errors.print) as ask:
-                Prompt(answers, ask).run()
+                Prompt(answers, login_screen(answers, config), ask).run()
     return 0
+
+
+def login_screen(answers: Answers, config: ClientConfig) -> LoginScreen:
+    """The login server's, through the network."""
+    return LoginScreen(through(answers.client), config.login, config.state, answers.console, answers.errors)
 
 
 @contextmanager
@@ -91,27 +101,6 @@ def serving_relay(config: ClientConfig, console: Console) -> Iterator[bytes | No
         yield identity.public
     finally:
         relay.stop(STOP_TIMEOUT)
-
-
-@contextmanager
-def running_client(config: ClientConfig, program: str, own: bytes | None) -> Iterator[Client]:
-    """A client as configured, started, with its progress on standard error."""
-    with StartProgress(Console(stderr=True)) as progress, make_client(config, progress, own) as client:
-        with control(client, config.state, program):
-            yield client
-
-
-def make_client(config: ClientConfig, progress: StartProgress, own: bytes | None = None) -> Client:
-    """A client as configured, inert; no circuit passes through the relay `own`."""
-    return Client(
-        config.gateways,
-        config.network,
-        cache=config.state / "directory.json",
-        guards=config.state / "guards.json",
-        wishes=PathWishes(*config.hops, config.suite, config.exclude, config.exit, own),
-        progress=progress,
-        warn=progress.warn,
-    )
 
 
 def serve_proxy(config: ClientConfig, console: Console) -> int:

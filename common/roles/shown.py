@@ -23,6 +23,11 @@ def show_json(console: Console, value: Any) -> None:
     console.file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def plain(text: str) -> str:
+    """Text of others without what would drive the terminal; lines and tabs stay."""
+    return "".join(each if each in "\n\t" or each.isprintable() else "\ufffd" for each in text)
+
+
 def show_page(console: Console, page: Page, most_lines: int | None = MOST_LINES) -> None:
     """Title, status, size, and the readable text."""
     if page.title:

@@ -48,11 +48,13 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in names} | {"PYTHONUNBUFFERED": "1"}
 
 
-def run_script(*arguments: object, seconds: float = PATIENCE) -> "subprocess.CompletedProcess[str]":
-    """A script, run to its end."""
+def run_script(
+    *arguments: object, seconds: float = PATIENCE, text: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    """A script, run to its end, with `text` on its standard input."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=seconds, check=False
+        command, cwd=ROOT, env=environment(), input=text, capture_output=True, text=True, timeout=seconds, check=False
     )
 
 
@@ -229,6 +231,27 @@ class Network:
         process = Process(name, self.folder, script, *options)
         self._processes.append(process)
         return process
+
+    def login_server(self, *options: object) -> Process:
+        """A login server, ready."""
+        process = self._start("auth", "auth_server.py", "--listen", "127.0.0.1:0", *options)
+        process.wait_ready()
+        return process
+
+    def login_server_again(self, ended: Process, *options: object) -> Process:
+        """A login server that has ended comes back with its key and its users on its port."""
+        assert not ended.alive
+        process = self._start(ended.name, "auth_server.py", "--listen", ended.address, *options)
+        process.wait_ready()
+        return process
+
+    def lying_exit(self, name: str, port: int, seen: Path) -> Process:
+        """One more relay, listed, that stands in the middle of streams to `port`; what it sees goes to `seen`."""
+        options = ["--listen", "127.0.0.1:0", *self.gateway_options, "--nickname", name, "--exit-policy", "local"]
+        relay = self._start(name, "-m", "tests.system.lying_exit", port, seen, *options)
+        relay.wait_ready()
+        self.wait_listed(self._count + 1)
+        return relay
 
     def _start_relay(self, name: str, policy: str, listen: str = "127.0.0.1:0") -> Process:
         options = ["--listen", listen, *self.gateway_options, "--nickname", name, "--exit-policy", policy]
