@@ -217,9 +217,7 @@ class Listener(Acceptor[Link]):
         def accept(sock: socket.socket, deadline: Deadline) -> Link:
             return Link.accept(sock, context, owner, deadline)
 
-        super().__init__(
-            address, accept, on_link, whose="a relay", handshake_time=handshake_time, shared=shared
-        )
+        super().__init__(address, accept, on_link, whose="a relay", handshake_time=handshake_time, shared=shared)
 
 
 def _turn_away(sock: socket.socket, sentence: bytes, deadline: Deadline) -> None:

@@ -73,8 +73,8 @@ def main() -> None:
     honest = ExitStream.dial
 
     def dial(self: ExitStream, addresses: list[IPAddress], reason: EndReason) -> None:
-        if self._port == port:
-            self._port = middle.port
+        if self.port == port:
+            self.port = middle.port
         honest(self, addresses, reason)
 
     ExitStream.dial = dial  # type: ignore[method-assign]
