@@ -290,6 +290,20 @@ def test_a_stranger_wins_no_time_by_talking(
                     peer.receive()
 
 
+def test_a_stranger_wins_no_time_by_saying_much_at_once(
+    server: AuthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.login.conversation.STRANGER_TIME", 0.5)
+    monkeypatch.setattr("common.roles.auth_connection.BURST", 2.0)
+    with greeted(server) as peer:
+        peer.send(*[login.Ping()] * 200)
+        answered = 0
+        with pytest.raises(Ended):
+            while answered < 100:  # at 20 a second the rest would take ten
+                peer.answer()
+                answered += 1
+
+
 def test_a_stop_tells_members_and_leaves_no_thread(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         with member(server, "alice") as alice, greeted(server) as stranger:

@@ -194,3 +194,15 @@ def test_a_deleted_user_leaves_no_row(users: UserStore, sessions: SessionStore, 
     assert [count(database, table) for table in ("users", "devices", "mail", "sessions")] == [1, 1, 0, 1]
     with pytest.raises(session_store.NoSuchUser):
         sessions.send(bob, "alice", "hi", 10.0)
+
+
+def test_what_is_deleted_is_not_left_in_the_file(tmp_path: Path) -> None:
+    database = Database(tmp_path / "users.sqlite")
+    users, sessions = UserStore(database), SessionStore(database)
+    users.sign_up("alice", "alice", ONE, 5.0)
+    session = log_in(users).session
+    ids = [sessions.send(session, "alice", f"needle {number}", 10.0) for number in range(20)]
+    sessions.read(session, ids[5:])
+    database.close()
+    data = (tmp_path / "users.sqlite").read_bytes()
+    assert [b"needle %d" % number in data for number in (0, 4, 7, 12, 19)] == [True, True, False, False, False]
