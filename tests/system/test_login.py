@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from hashlib import pbkdf2_hmac
 from pathlib import Path
 from typing import Any
@@ -235,7 +236,7 @@ def test_no_password_and_nothing_made_of_it_is_in_any_file_or_log(lied: Lied) ->
 
 
 def _stored(server: Process) -> dict[str, Any]:
-    with sqlite3.connect(server.state / "users.sqlite") as database:
+    with closing(sqlite3.connect(server.state / "users.sqlite")) as database:
         database.row_factory = sqlite3.Row
         (row,) = database.execute(
             "SELECT salt, iterations, stored_key, server_key FROM users WHERE name = 'dora'"
