@@ -55,10 +55,10 @@ def prompt_beside(
                 _echo_for(sock, SETTLE)
                 bulk.ask("begin")
                 echoes = _echo_for(sock, seconds)
-            report = bulk.ask("end")
+            report = bulk.ask("count")
         finally:
             processes.end([bulk.process])
-    return Beside(echoes, report["bytes"], report["problems"])
+    return Beside(echoes, report["counts"], report["problems"])
 
 
 def _echo_for(sock: socket.socket, seconds: float) -> list[float]:

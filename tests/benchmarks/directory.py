@@ -29,6 +29,7 @@ NETWORK = "bench"
 PING = 5.0
 PATIENCE = 600.0
 
+
 class Bench:
     """The gateway's process, its relays and its clients, and what was found."""
 
@@ -45,7 +46,16 @@ class Bench:
 
     def _start_gateway(self) -> None:
         state = self._folder / "gateway"
-        command: list[str | Path] = [sys.executable, "gateway.py", "--listen", "127.0.0.1:0", "--state", state, "--network", NETWORK]
+        command: list[str | Path] = [
+            sys.executable,
+            "gateway.py",
+            "--listen",
+            "127.0.0.1:0",
+            "--state",
+            state,
+            "--network",
+            NETWORK,
+        ]
         child = self._processes.start([*command, "--log-level", "warning"], self._folder / "gateway.log")
         deadline = Deadline(30)
         while not (state / "ready").exists():

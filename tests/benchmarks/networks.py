@@ -126,9 +126,7 @@ class Ours(Contender):
         self._wait_listed(deadline)
         port = free_ports(1)[0]
         self.route = Route(port, self.target)
-        child = self._processes.start(
-            self.client_command(self._folder / "client", port), self._folder / "client.log"
-        )
+        child = self._processes.start(self.client_command(self.client_state, port), self._folder / "client.log")
         self.client = child
         work.until_first_byte(self.route, lambda: child.poll() is None, deadline.left())
         self._started(begun)
@@ -150,6 +148,15 @@ class Ours(Contender):
     def build(self, count: int, at_once: int) -> Builds:
         """By a client inside this process."""
         return build_ours(self._pin, NETWORK, self._suite, self.HOPS, count, at_once)
+
+    @property
+    def client_state(self) -> Path:
+        """The client's state folder."""
+        return self._folder / "client"
+
+    def relay_pid(self, nickname: str) -> int:
+        """The process of a relay, called relay1, relay2, ..."""
+        return self.relays[int(nickname.removeprefix("relay")) - 1].pid
 
     def _gateway_words(self) -> list[str]:
         address, key = self._pin

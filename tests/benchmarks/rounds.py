@@ -63,9 +63,8 @@ class Rounds:
         self._turn = 0
         self._moved: dict[str, tuple[int, float]] = {}  # contender: bytes and CPU seconds of this round
 
-    def run(self, rounds: int, only: Sequence[str], deadline: Deadline) -> int:
+    def run(self, rounds: int, works: Sequence[str], deadline: Deadline) -> int:
         """Up to `rounds` rounds, as many as will fit before the deadline; returns how many were done whole."""
-        works = [name for name in WORKS if name in only or not only]
         longest = 0.0
         for self._turn in range(rounds):
             if deadline.left() < longest:
