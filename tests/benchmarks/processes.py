@@ -128,9 +128,18 @@ def cpu_times(pid: int) -> tuple[float, float]:
 
 def resident_mb(pid: int) -> float:
     """Memory the process holds now (VmRSS), in MB of 1e6 bytes."""
+    return int(_status(pid, "VmRSS").split()[0]) * 1024 / 1e6
+
+
+def thread_count(pid: int) -> int:
+    """The threads the process has now."""
+    return int(_status(pid, "Threads"))
+
+
+def _status(pid: int, field: str) -> str:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
+        if line.startswith(f"{field}:"):
+            return line.partition(":")[2].strip()
     raise ProcessLookupError(f"process {pid} has ended")
 
 

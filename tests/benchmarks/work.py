@@ -6,7 +6,7 @@ Units: bytes, seconds. A transfer that reaches its time limit counts the bytes t
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -51,9 +51,17 @@ def download(
     route: Route, streams: int, total: int, limit: float, meter: Meter = _no_meter, *, isolated: bool = False
 ) -> Transfer:
     """`total` bytes over `streams` streams that are open before clock and meter start."""
+    problems: list[str] = []
+    socks = open_streams(route, streams, problems, isolated=isolated)
+    transfer = download_over(socks, total, limit, meter)
+    transfer.problems[:0] = problems
+    return transfer
+
+
+def download_over(socks: Sequence[socket.socket], total: int, limit: float, meter: Meter = _no_meter) -> Transfer:
+    """`total` bytes over streams that are open and on which nothing was asked yet; they are closed."""
     transfer = Transfer()
-    each = total // streams
-    socks = open_streams(route, streams, transfer.problems, isolated=isolated)
+    each = total // max(1, len(socks))
     space = bytearray(_CHUNK)
     metered = meter()
     begun = perf_counter()
