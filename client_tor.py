@@ -3,23 +3,22 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from common.ops import lifecycle, logs
 from common.ops.config import PREFIX, ClientCommand, ClientConfig, load_client
 from common.ops.files import private_folder
-from common.ops.keystore import load_or_create_identity
-from common.roles.answers import Answers, check_argument, control, show_clients
 from common.roles.client import Client
-from common.roles.listed_relay import ListedRelay
+from common.roles.control import control
 from common.roles.pool import PathWishes
 from common.roles.programs import AddressNotices
 from common.roles.progress import StartProgress
-from common.roles.prompt import Prompt, history
 from common.roles.proxy import Proxy, ProxyRules
+
+if TYPE_CHECKING:
+    from common.roles.answers import Answers
 
 STOP_TIMEOUT = 5.0  # seconds in which what is queued at the relay may still leave
 
@@ -31,23 +30,39 @@ def run(argv: Sequence[str]) -> int:
     logs.set_up("client", config.log_level)
     lifecycle.raise_file_limit()
     private_folder(config.state)
-    console = Console()
     if command.name == "socks" or (command.name == "relay" and not sys.stdin.isatty()):
-        return serve_proxy(config, console)
+        return serve_proxy(config)
+    return ask(config, command)
+
+
+def ask(config: ClientConfig, command: ClientCommand) -> int:
+    """What has an answer on the terminal: the prompt, or one of its choices."""
+    from rich.console import Console  # noqa: PLC0415  the proxy port starts without all that
+
+    from common.roles.answers import Answers, check_argument, show_clients  # noqa: PLC0415  nor this
+
+    console = Console()
     if command.name == "status":
         shown = show_clients(config.state, console, targets=command.targets, as_json=command.as_json)
         return 0 if shown else lifecycle.FAILED
     check_argument(command.name, command.argument)
-    with serving_relay(config, console) as own, running_client(config, command.name or "prompt", own) as client:
-        answers = Answers(client, console, Console(stderr=True), config.browser, config.github_api)
-        try:
-            return answer(answers, config, command)
-        finally:
-            answers.close()
+
+    def answers(client: Client) -> Answers:
+        return Answers(client, console, Console(stderr=True), config.browser, config.github_api)
+
+    with serving_relay(config) as own:
+        if command.name in ("", "relay"):
+            return prompt(config, command.name or "prompt", answers, own)
+        with running_client(config, command.name, own) as client:
+            found = answers(client)
+            try:
+                return answer(found, command)
+            finally:
+                found.close()
 
 
-def answer(answers: Answers, config: ClientConfig, command: ClientCommand) -> int:
-    """The prompt, or one choice; 0 when it was done."""
+def answer(answers: "Answers", command: ClientCommand) -> int:
+    """One choice; 0 when it was done."""
     match command.name:
         case "web" if command.save is not None:
             answers.save_page(command.argument, command.save, as_json=command.as_json)
@@ -59,20 +74,39 @@ def answer(answers: Answers, config: ClientConfig, command: ClientCommand) -> in
                 answers.print_page(command.argument, as_json=command.as_json)
         case "git":
             answers.git(command.argument, repositories=command.repositories, as_json=command.as_json)
-        case "path":
-            answers.path(command.argument, as_json=command.as_json)
         case _:
-            with history(config.state / "history", answers.errors.print) as ask:
-                Prompt(answers, ask).run()
+            answers.path(command.argument, as_json=command.as_json)
+    return 0
+
+
+def prompt(
+    config: ClientConfig, program: str, make_answers: "Callable[[Client], Answers]", own: bytes | None
+) -> int:
+    """The prompt, at once: the client starts meanwhile."""
+    from common.roles.prompt import Prompt, history  # noqa: PLC0415  not for the proxy port
+    from common.roles.starting import Starting  # noqa: PLC0415  nor this
+
+    starting = Starting()
+    client = make_client(config, starting.progress, starting.warn, own)
+    answers = make_answers(client)
+    with starting.begin(client), control(client, config.state, program):
+        try:
+            with history(config.state / "history", answers.errors.print) as ask_line:
+                Prompt(answers, ask_line, starting).run()
+        finally:
+            answers.close()
     return 0
 
 
 @contextmanager
-def serving_relay(config: ClientConfig, console: Console) -> Iterator[bytes | None]:
+def serving_relay(config: ClientConfig) -> Iterator[bytes | None]:
     """The relay that this client is too, if it is one: its identity. They share the process and nothing else."""
     if not config.relay:
         yield None
         return
+    from common.ops.keystore import load_or_create_identity  # noqa: PLC0415  most clients are no relay
+    from common.roles.listed_relay import ListedRelay  # noqa: PLC0415  nor this
+
     keys = config.state / "relay"
     identity = load_or_create_identity(keys)
     relay = ListedRelay(
@@ -87,7 +121,7 @@ def serving_relay(config: ClientConfig, console: Console) -> Iterator[bytes | No
     )
     try:
         relay.start()
-        console.print(f"relay {config.relay_nickname} on {relay.address} while this runs", highlight=False)
+        print(f"relay {config.relay_nickname} on {relay.address} while this runs", flush=True)
         yield identity.public
     finally:
         relay.stop(STOP_TIMEOUT)
@@ -96,12 +130,17 @@ def serving_relay(config: ClientConfig, console: Console) -> Iterator[bytes | No
 @contextmanager
 def running_client(config: ClientConfig, program: str, own: bytes | None) -> Iterator[Client]:
     """A client as configured, started, with its progress on standard error."""
-    with StartProgress(Console(stderr=True)) as progress, make_client(config, progress, own) as client:
-        with control(client, config.state, program):
+    with StartProgress(sys.stderr) as progress:
+        with make_client(config, progress, progress.warn, own) as client, control(client, config.state, program):
             yield client
 
 
-def make_client(config: ClientConfig, progress: StartProgress, own: bytes | None = None) -> Client:
+def make_client(
+    config: ClientConfig,
+    progress: Callable[[int, str], None],
+    warn: Callable[[str], None],
+    own: bytes | None = None,
+) -> Client:
     """A client as configured, inert; no circuit passes through the relay `own`."""
     return Client(
         config.gateways,
@@ -110,21 +149,21 @@ def make_client(config: ClientConfig, progress: StartProgress, own: bytes | None
         guards=config.state / "guards.json",
         wishes=PathWishes(*config.hops, config.suite, config.exclude, config.exit, own),
         progress=progress,
-        warn=progress.warn,
+        warn=warn,
     )
 
 
-def serve_proxy(config: ClientConfig, console: Console) -> int:
+def serve_proxy(config: ClientConfig) -> int:
     """The proxy port, until a signal; a port that is taken is told before anything is started."""
     with ExitStack() as stack:
-        own = stack.enter_context(serving_relay(config, console))
-        progress = stack.enter_context(StartProgress(Console(stderr=True)))
-        client = make_client(config, progress, own)
+        own = stack.enter_context(serving_relay(config))
+        progress = stack.enter_context(StartProgress(sys.stderr))
+        client = make_client(config, progress, progress.warn, own)
         proxies = open_proxies(config, client)
         with client, control(client, config.state, "socks"), lifecycle.Signals() as signals:
             for proxy in proxies:
                 proxy.start()
-                console.print(f"proxy port {proxy.address}: SOCKS5, SOCKS4a and HTTP CONNECT; ctrl-c ends it")
+                print(f"proxy port {proxy.address}: SOCKS5, SOCKS4a and HTTP CONNECT; ctrl-c ends it", flush=True)
             signals.stop.wait()
             for proxy in proxies:
                 proxy.stop()

@@ -46,6 +46,7 @@ _MEASURES = (
     Measure("circuit_rate", "circuits, 16 at a time", "/s", "more"),
     Measure("network_start", "network start to first byte", "s", "less"),
     Measure("client_start", "client start to first byte, cold", "s", "less"),
+    Measure("prompt_start", "client start to its prompt, cold", "s", "less"),
 )
 MEASURES = {measure.name: measure for measure in _MEASURES}
 

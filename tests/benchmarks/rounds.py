@@ -15,7 +15,7 @@ from common.errors import OnionError
 from common.net.deadline import Deadline
 from tests.benchmarks import work
 from tests.benchmarks.beside import prompt_beside
-from tests.benchmarks.networks import Contender, time_client_start
+from tests.benchmarks.networks import Contender, Ours, time_client_start, time_prompt
 from tests.benchmarks.processes import Processes, cpu_seconds, resident_mb
 from tests.benchmarks.results import Results, percentile
 from tests.benchmarks.socks import Failed
@@ -224,6 +224,9 @@ class Rounds:
         if contender.has_circuits:
             folder = self._folder / f"client {self._turn} {contender.name}".replace(" ", "-")
             self._note(contender.name, "client_start", time_client_start(contender, self._processes, folder))
+        if isinstance(contender, Ours):
+            folder = self._folder / f"prompt {self._turn} {contender.name}".replace(" ", "-")
+            self._note(contender.name, "prompt_start", time_prompt(contender, self._processes, folder))
 
     def network_start(self, contender: Contender, _problems: list[str]) -> None:
         """In the first round the start of what is measured, later another network beside it."""
