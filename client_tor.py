@@ -16,6 +16,7 @@ from common.roles.pool import PathWishes
 from common.roles.programs import AddressNotices
 from common.roles.progress import StartProgress
 from common.roles.proxy import Proxy, ProxyRules
+from common.roles.starting import Starting
 
 if TYPE_CHECKING:
     from common.roles.answers import Answers
@@ -32,11 +33,13 @@ def run(argv: Sequence[str]) -> int:
     private_folder(config.state)
     if command.name == "socks" or (command.name == "relay" and not sys.stdin.isatty()):
         return serve_proxy(config)
+    if command.name in ("", "relay"):
+        return prompt(config, command.name or "prompt")
     return ask(config, command)
 
 
 def ask(config: ClientConfig, command: ClientCommand) -> int:
-    """What has an answer on the terminal: the prompt, or one of its choices."""
+    """One choice of the prompt, or `status`."""
     from rich.console import Console  # noqa: PLC0415  the proxy port starts without all that
 
     from common.roles.answers import Answers, check_argument, show_clients  # noqa: PLC0415  nor this
@@ -46,19 +49,12 @@ def ask(config: ClientConfig, command: ClientCommand) -> int:
         shown = show_clients(config.state, console, targets=command.targets, as_json=command.as_json)
         return 0 if shown else lifecycle.FAILED
     check_argument(command.name, command.argument)
-
-    def answers(client: Client) -> Answers:
-        return Answers(client, console, Console(stderr=True), config.browser, config.github_api)
-
-    with serving_relay(config) as own:
-        if command.name in ("", "relay"):
-            return prompt(config, command.name or "prompt", answers, own)
-        with running_client(config, command.name, own) as client:
-            found = answers(client)
-            try:
-                return answer(found, command)
-            finally:
-                found.close()
+    with serving_relay(config) as own, running_client(config, command.name, own) as client:
+        answers = Answers(client, console, Console(stderr=True), config.browser, config.github_api)
+        try:
+            return answer(answers, command)
+        finally:
+            answers.close()
 
 
 def answer(answers: "Answers", command: ClientCommand) -> int:
@@ -79,22 +75,23 @@ def answer(answers: "Answers", command: ClientCommand) -> int:
     return 0
 
 
-def prompt(
-    config: ClientConfig, program: str, make_answers: "Callable[[Client], Answers]", own: bytes | None
-) -> int:
-    """The prompt, at once: the client starts meanwhile."""
-    from common.roles.prompt import Prompt, history  # noqa: PLC0415  not for the proxy port
-    from common.roles.starting import Starting  # noqa: PLC0415  nor this
-
+def prompt(config: ClientConfig, program: str) -> int:
+    """The prompt, at once: the client starts meanwhile, and while what only the prompt needs is loaded."""
     starting = Starting()
-    client = make_client(config, starting.progress, starting.warn, own)
-    answers = make_answers(client)
-    with starting.begin(client), control(client, config.state, program):
-        try:
-            with history(config.state / "history", answers.errors.print) as ask_line:
-                Prompt(answers, ask_line, starting).run()
-        finally:
-            answers.close()
+    with serving_relay(config) as own, ExitStack() as stack:
+        client = make_client(config, starting.progress, starting.warn, own)
+        stack.enter_context(starting.begin(client))
+        stack.enter_context(control(client, config.state, program))
+
+        from rich.console import Console  # noqa: PLC0415
+
+        from common.roles.answers import Answers  # noqa: PLC0415
+        from common.roles.prompt import Prompt, history  # noqa: PLC0415
+
+        answers = Answers(client, Console(), Console(stderr=True), config.browser, config.github_api)
+        stack.callback(answers.close)
+        ask_line = stack.enter_context(history(config.state / "history", answers.errors.print))
+        Prompt(answers, ask_line, starting).run()
     return 0
 
 

@@ -1,7 +1,7 @@
 """What it costs until a program has been imported: `python -m tests.benchmarks.starts`.
 
-Each script is imported, not run, by a fresh interpreter, in turns with an interpreter that imports nothing; and once
-with `-X importtime`, which tells where the time goes. Modules are compiled already, as after a first start. What
+Each program's modules are imported, not run, by a fresh interpreter, in turns with an interpreter that imports nothing;
+and once with `-X importtime`, which tells where the time goes. Modules are compiled already, as after a first start. What
 counts is CPU time: other programs on the machine change it least.
 """
 
@@ -11,34 +11,42 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from resource import RUSAGE_CHILDREN, getrusage
 from time import perf_counter
 from typing import Any
 
 from tests.benchmarks.processes import ROOT
 from tests.benchmarks.report import as_markdown, as_text, number
 
-SCRIPTS = ("relay", "gateway", "client_tor")
 NOTHING = "nothing"
+PROGRAMS = {
+    NOTHING: (),
+    "relay": ("relay",),
+    "gateway": ("gateway",),
+    "gateway with a status page": ("gateway", "common.roles.status_http"),
+    "client, proxy port": ("client_tor",),
+    "client, prompt": ("client_tor", "common.roles.answers", "common.roles.prompt"),
+    "client, a page as text": ("client_tor", "common.roles.answers", "common.roles.web"),
+}  # the modules that each has loaded when it is ready
 TIMES = 20
 MOST_PACKAGES = 8  # shown
 _LIMIT = 60.0  # seconds for one interpreter
 
-Found = dict[str, Any]  # {SCRIPT or NOTHING: {"cpu": ms, "wall": ms, "modules": count, "packages": {name: ms}}}
+Found = dict[str, Any]  # {PROGRAM: {"cpu": ms, "wall": ms, "modules": count, "packages": {name: ms}}}
 Imported = list[tuple[str, float]]  # modules and the milliseconds of each alone
 
 
 def measure(times: int = TIMES) -> Found:
     """Medians in milliseconds, and the packages' own times."""
-    names = (NOTHING, *SCRIPTS)
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in PROGRAMS}
     found: Found = {}
     with tempfile.TemporaryDirectory(prefix="bench-compiled-") as compiled:
-        for name in names:
+        for name in PROGRAMS:
             _start(name, [], compiled)  # compiles what is not
         for _ in range(times):
-            for name in names:
+            for name in PROGRAMS:
                 taken[name].append(_start(name, [], compiled)[:2])
-        for name in names:
+        for name in PROGRAMS:
             modules = imported(_start(name, ["-X", "importtime"], compiled)[2])
             wall, cpu = (1e3 * statistics.median(values) for values in zip(*taken[name], strict=True))
             found[name] = {"cpu": cpu, "wall": wall, "modules": len(modules), "packages": packages(modules)}
@@ -46,10 +54,10 @@ def measure(times: int = TIMES) -> Found:
 
 
 def _start(name: str, options: Sequence[str], compiled: str) -> tuple[float, float, str]:
-    """An interpreter imports a script, or nothing: wall and CPU seconds, and what it says on standard error."""
+    """An interpreter imports what a program does: wall and CPU seconds, and what it says on standard error."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    command = [sys.executable, *options, "-c", "pass" if name == NOTHING else f"import {name}"]
-    begun, before = perf_counter(), os.times()
+    command = [sys.executable, *options, "-c", "\n".join(f"import {module}" for module in PROGRAMS[name])]
+    begun, before = perf_counter(), getrusage(RUSAGE_CHILDREN)
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -59,8 +67,8 @@ def _start(name: str, options: Sequence[str], compiled: str) -> tuple[float, flo
         timeout=_LIMIT,
         check=True,
     )
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    after = getrusage(RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return perf_counter() - begun, cpu, done.stderr
 
 

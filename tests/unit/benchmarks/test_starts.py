@@ -22,8 +22,14 @@ def test_packages_add_up_and_the_heaviest_is_first() -> None:
 def test_every_program_takes_longer_than_nothing() -> None:
     found = starts.measure(1)
     rows = starts.table(found)
-    assert [row[0] for row in rows[1:]] == [starts.NOTHING, *starts.SCRIPTS]
-    for script in starts.SCRIPTS:
-        assert found[script]["modules"] > found[starts.NOTHING]["modules"]
-        assert found[script]["packages"]["common"] > 0
-    assert starts.section({}) != starts.section(found)
+    assert [row[0] for row in rows[1:]] == list(starts.PROGRAMS)
+    nothing = found.pop(starts.NOTHING)
+    for program in found.values():
+        assert program["modules"] > nothing["modules"]
+        assert program["packages"]["common"] > 0
+
+
+def test_a_daemon_loads_nothing_that_is_for_terminals_or_web_pages_alone() -> None:
+    found = starts.measure(1)
+    for program in ("relay", "gateway", "client, proxy port"):
+        assert not {"rich", "requests", "prometheus_client"} & set(found[program]["packages"]), program
