@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.errors import OnionError
 from common.net.deadline import Deadline
-from tests.benchmarks import starts, tor, where_report
+from tests.benchmarks import starts, tor, where_chart, where_report
 from tests.benchmarks.chart import draw
 from tests.benchmarks.goals import DIRECT, FORWARDERS, SUITES, TOR_DEFAULT, YARDSTICK
 from tests.benchmarks.machine import describe
@@ -48,10 +48,11 @@ def main(arguments: Sequence[str]) -> int:
     if page:
         picture = page.with_suffix(".svg")
         picture.write_text(draw(results), encoding="utf-8")
+        _beside(page, "-where.svg").write_text(where_chart.draw(results.details.get(WHERE, {})), encoding="utf-8")
         words = TEMPLATE.read_text(encoding="utf-8")
-        page.write_text(document(results, words, picture.name, _sections(results)), encoding="utf-8")
+        page.write_text(document(results, words, picture.name, _sections(results, page)), encoding="utf-8")
     print(summary(results))
-    for name, text in _sections(results).items() if results.details else ():
+    for name, text in _sections(results, PAGE).items() if results.details else ():
         print(f"\n{name}\n{text}")
     return 0
 
@@ -89,10 +90,16 @@ def _works(text: str) -> list[str]:
     return names
 
 
-def _sections(results: Results) -> dict[str, str]:
+def _sections(results: Results, page: Path) -> dict[str, str]:
+    """The texts of the page's template that do not come from the rounds."""
     return where_report.sections(results.details.get(WHERE, {})) | {
-        STARTS: starts.section(results.details.get(STARTS, {}))
+        "where_chart": _beside(page, "-where.svg").name,
+        STARTS: starts.section(results.details.get(STARTS, {})),
     }
+
+
+def _beside(page: Path, end: str) -> Path:
+    return page.with_name(page.stem + end)
 
 
 def _command(options: argparse.Namespace) -> str:

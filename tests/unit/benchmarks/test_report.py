@@ -15,7 +15,7 @@ from tests.benchmarks.results import Results, Spread
 TEMPLATE = (Path(tests.benchmarks.__file__).parent / "performance.template.md").read_text(encoding="utf-8")
 
 
-SECTIONS = where_report.sections({}) | {"starts": starts.section({})}
+SECTIONS = where_report.sections({}) | {"starts": starts.section({}), "where_chart": "performance-where.svg"}
 
 
 def full_results() -> Results:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from common.crypto.handshake import Suite
-from tests.benchmarks import layers, where_report
+from tests.benchmarks import layers, where_chart, where_report
 from tests.benchmarks.layers import Costs, expected
 from tests.benchmarks.stacks import (
     INTERPRETER,
@@ -146,3 +147,13 @@ def test_libraries_are_told_in_seconds() -> None:
         ["CPU s/GB", INTERPRETER, LIBC, TLS, LAYERS, "kernel"],
         ["fernet, client", "1", "0", "1", "0", "1"],
     ]
+
+
+def test_the_chart_has_a_bar_of_five_parts_for_each_process_inside_its_picture() -> None:
+    root = ElementTree.fromstring(where_chart.draw(found()))
+    space = "{http://www.w3.org/2000/svg}"
+    parts = [each for each in root.findall(f"{space}rect") if each.attrib["height"] == "16"]
+    assert len(parts) == 5 * len(layers.PROCESSES)
+    ends = [float(each.attrib["x"]) + float(each.attrib["width"]) for each in parts]
+    assert max(ends) <= float(root.attrib["width"])
+    ElementTree.fromstring(where_chart.draw({}))
