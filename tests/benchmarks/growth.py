@@ -56,8 +56,8 @@ class Growth:
         turn = 0
         for number in range(rounds):
             for kind, each in sizes.items():
-                networks = [self._start(contender) for contender in contenders]
-                for size in each:
+                networks = self._start(contenders, f"{kind}, round {number + 1}")
+                for size in each if networks else ():
                     first = turn % len(networks)
                     turn += 1
                     for network in [*networks[first:], *networks[:first]]:
@@ -66,11 +66,24 @@ class Growth:
                     self._processes.end(network.children())
             say(f"round {number + 1} of {rounds} is done")
 
-    def _start(self, contender: Contender) -> Contender:
-        network = contender.another(self._folder / f"network{next(self._names)}")
-        network.start()
-        warm_up(network)
-        return network
+    def _start(self, contenders: Sequence[Contender], occasion: str) -> list[Contender]:
+        """Fresh networks; one that does not start is left out, with a sentence."""
+        networks = []
+        for contender in contenders:
+            network = contender.another(self._folder / f"network{next(self._names)}")
+            try:
+                network.start()
+            except Failed as error:
+                self._processes.end(network.children())
+                self._note(f"{contender.name}, {occasion}: {str(error).splitlines()[0]}")
+                continue
+            warm_up(network)
+            networks.append(network)
+        return networks
+
+    def _note(self, problem: str) -> None:
+        self._results.problems.append(problem)
+        say(problem)
 
     def _guarded(self, contender: Contender, kind: str, size: int, number: int) -> None:
         name = f"{contender.name}, {size:,} {kind}, round {number + 1}"
@@ -83,8 +96,7 @@ class Growth:
             self._results.add(contender.name, key(kind, size, measure), number, value)
         if problems:
             more = f" (and {len(problems) - 1} more)" * (len(problems) > 1)
-            self._results.problems.append(f"{name}: {problems[0]}{more}")
-            say(self._results.problems[-1])
+            self._note(f"{name}: {problems[0]}{more}")
         say(f"{name}: " + ", ".join(f"{measure} {value:.4g}" for measure, value in values.items()))
 
     @contextmanager
