@@ -13,7 +13,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from common.errors import ConfigError, OnionError
 from common.roles import browser, shown
@@ -72,11 +71,19 @@ class Answers:
 
     def save_page(self, url: str, path: Path, *, as_json: bool = False) -> None:
         """Into a file, with a bar."""
+        from rich import progress  # noqa: PLC0415  see the module
+
         from common.roles.download import Download  # noqa: PLC0415  see the module
 
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+        )
         quiet = not self.errors.is_terminal
-        bar = Progress(*columns, TimeRemainingColumn(), console=self.errors, transient=True, disable=quiet)
+        bar = progress.Progress(*columns, console=self.errors, transient=True, disable=quiet)
         with bar:
             task = bar.add_task(escape(path.name), total=None)
             download = Download(

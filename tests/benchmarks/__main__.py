@@ -136,7 +136,7 @@ def _measure(options: argparse.Namespace) -> Results:
         "command": f"`{_command(options)}`",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "rounds": f"{done}"
-        if done == rounds
+        if done == rounds or not works
         else f"{done} whole, and what was done of the next until time was up",
     }
     return results
