@@ -71,6 +71,8 @@ def cliffs(results: Results, contender: str) -> list[str]:
                     f"{title} at {size:,} {kind}: {number(each.median)}" for size, each in points if each.median
                 ]
                 continue
+            if name == "opened":
+                points = tuple(each for each in points if each[0] > 1)  # one is served by a circuit built ahead
             for (small, before), (large, after) in pairwise(points):
                 if _breaks(name, before.median, after.median, large - small):
                     change = f"{number(before.median)} to {number(after.median)} {NAMES[name].unit}".rstrip()

@@ -49,6 +49,7 @@ def test_a_curve_leaves_out_sizes_without_samples() -> None:
         ("echo_median", {1: 1.0, 10: 2.9}, False),
         ("echo_median", {1: 1.0, 10: 3.1}, True),
         ("opened", {10: 300.0, 100: 140.0}, True),
+        ("opened", {1: 300.0, 10: 140.0}, False),
         ("relay_mb", {100: 50.0, 1_000: 200.0}, False),
         ("relay_mb", {100: 50.0, 1_000: 300.0}, True),
         ("relay_threads", {100: 20.0, 1_000: 36.0}, False),
