@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: run test lint soak bench bench-directory bench-workers bench-login fuzz clean
+.PHONY: run test lint soak bench bench-growth bench-directory bench-workers bench-login fuzz clean
 
 run:  ## a network of five relays and the prompt
 	./launch_network.sh 5 --client
@@ -18,6 +18,9 @@ soak: .venv/developer  ## what takes long: 1 GB each way, byte for byte, and a c
 
 bench: .venv/developer
 	$(PYTHON) -m tests.benchmarks
+
+bench-growth: .venv/developer  ## curves from 1 to 1,000 circuits and 2,000 streams: a quarter of an hour
+	$(PYTHON) -m tests.benchmarks.growth
 
 bench-directory: .venv/developer  ## a gateway with 10,000 relays and 1,000 clients: ten minutes, 20,000 open files
 	$(PYTHON) -m tests.benchmarks.directory

@@ -4,12 +4,10 @@
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from common.ops import lifecycle, logs
 from common.ops.config import load_client
 from common.ops.files import private_folder
-from common.roles.client_run import run_login
+from common.roles.login_screen import run_login
 
 
 def run(argv: Sequence[str]) -> int:
@@ -18,7 +16,7 @@ def run(argv: Sequence[str]) -> int:
     logs.set_up("auth_client", config.log_level)
     lifecycle.raise_file_limit()
     private_folder(config.state)
-    return run_login(config, command.login, Console())
+    return run_login(config, command.login)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,13 @@ from rich.markup import escape
 from common.errors import ConfigError, OnionError
 from common.net.deadline import Deadline
 from common.net.handshake import connect, tune
+from common.ops.config import ClientConfig
 from common.ops.login_words import LOG_IN, SIGN_UP, LoginCommand
 from common.ops.options import LoginServer
 from common.roles import shown
 from common.roles.auth_client import AuthClient, check_name
 from common.roles.client import Client
+from common.roles.client_run import running_client
 from common.roles.conversation import Conversation
 from common.roles.login_connection import OPEN_TIME, Connect
 from common.roles.login_errors import LoginEnded, LoginRefused, ServerLost
@@ -39,6 +41,17 @@ _ACTIONS = {"": LOG_IN, "l": LOG_IN, "log in": LOG_IN, LOG_IN: LOG_IN} | {
 }
 
 Ask = Callable[[str], str]
+
+
+def run_login(config: ClientConfig, command: LoginCommand) -> int:
+    """What auth_client.py does: a login, through the network or without it; 0 when it was done."""
+    console, errors, ask = Console(), Console(stderr=True), editing()
+    if command.direct or config.login is None:
+        LoginScreen(direct, config.login, config.state, console, errors).run(command, ask)
+        return 0
+    with running_client(config, "server") as client:
+        LoginScreen(through(client), config.login, config.state, console, errors).run(command, ask)
+    return 0
 
 
 def through(client: Client) -> Connect:

@@ -20,6 +20,7 @@ from common.ops.options import parse_key
 from common.roles import shown
 from common.roles.answers import Answers
 from common.roles.login_screen import LoginScreen
+from common.roles.starting import NotStarted, Starting
 
 QUESTION = "[web/git/server] "
 MAX_HISTORY = 1_000  # lines
@@ -44,9 +45,19 @@ class Usage(OnionError):
 class Prompt:
     """Reads choices until quit, ctrl-d or the input's end."""
 
-    def __init__(self, answers: Answers, login: LoginScreen, ask: Callable[[str], str] = input) -> None:
-        """`ask` shows its argument and returns a line; raises `EOFError` at the end."""
+    def __init__(
+        self,
+        answers: Answers,
+        login: LoginScreen,
+        ask: Callable[[str], str] = input,
+        starting: Starting | None = None,
+    ) -> None:
+        """`ask` shows its argument and returns a line; raises `EOFError` at the end.
+
+        What needs the network waits until `starting` is over.
+        """
         self._answers = answers
+        self._starting = starting
         self._console = answers.console
         self._ask = ask
         self._login = login
@@ -62,7 +73,7 @@ class Prompt:
         }
 
     def run(self) -> None:
-        """The loop."""
+        """The loop; raises `NotStarted` when something was asked for and the client could not start."""
         self._console.print("path, status, new, help and quit are known too; an empty line shows the network")
         while True:
             try:
@@ -73,6 +84,8 @@ class Prompt:
                 return
             except KeyboardInterrupt:
                 self._console.print("\ncancelled; quit or ctrl-d leaves")
+            except NotStarted:
+                raise
             except OnionError as error:
                 self._console.print(f"[red]{escape(str(error))}[/]", soft_wrap=True, highlight=False)
 
@@ -83,6 +96,7 @@ class Prompt:
         except ValueError:
             words = line.split()  # a lone quotation mark
         if not words:
+            self._wait()
             self._answers.network_page()
             return True
         choice, rest = words[0].lower(), words[1:]
@@ -92,8 +106,19 @@ class Prompt:
         if action is None:
             known = ", ".join([*self._choices, "quit"])
             raise Usage(f"{choice} is none of {known}")
+        if choice != "help":
+            self._wait()
         action(rest)
         return True
+
+    def _wait(self) -> None:
+        """Until the client is ready; then what it had to warn of meanwhile."""
+        if self._starting is None:
+            return
+        with self._answers.busy() as tell:
+            self._starting.wait(tell)
+        for text in self._starting.warnings():
+            self._answers.errors.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
     def _web(self, words: list[str]) -> None:
         as_text, words = _flag(words, "--print")

@@ -223,6 +223,8 @@ def test_status_asks_the_clients_that_run(options: list[str], tmp_path: Path) ->
     assert nobody.stderr == f"no client runs with the state folder {tmp_path / 'client'}: start the prompt, or socks\n"
     with terminal(options) as shown:
         shown.until("[web/git/server] ")
+        shown.type("status\n")  # it waits until there is a circuit
+        shown.until("network test: 3 relays")
         (answer,) = as_json(run(options, "status", "--json"))
         assert answer["client"] == {"pid": shown.process.pid, "program": "prompt", "age": answer["client"]["age"]}
         assert answer["directory"]["relays"] == 3
@@ -244,6 +246,31 @@ def test_status_asks_a_running_proxy(options: list[str]) -> None:
         assert (answer["client"]["program"], answer["client"]["pid"]) == ("socks", socks.pid)
         socks.send_signal(signal.SIGTERM)
         assert socks.wait(PATIENCE) == 0
+
+
+def test_the_prompt_is_there_before_any_circuit_and_can_be_left(tmp_path: Path) -> None:
+    """The gateway takes the connection and says nothing, so the client cannot have started."""
+    with socket.create_server(("127.0.0.1", 0)) as gateway:
+        pin = ["--gateway", f"127.0.0.1:{gateway.getsockname()[1]}", "--gateway-key", "11" * 32]
+        with terminal([*pin, "--network", NETWORK, "--state", str(tmp_path / "client")]) as shown:
+            shown.until("[web/git/server] ")
+            shown.type("help\n")
+            shown.until("this text")
+            shown.until("[web/git/server] ")
+            shown.type("status\n")
+            shown.until("connecting to the gateway")
+            shown.type("\x03")
+            shown.until("cancelled; quit or ctrl-d leaves")
+            shown.until("[web/git/server] ")
+            shown.type("quit\n")
+            assert shown.end() == 0
+
+
+def test_a_start_that_failed_is_told_to_who_asks_for_something(options: list[str]) -> None:
+    done = run([*options, "--exit", "nobody"], text="help\nstatus\nhelp\n")
+    assert done.returncode == 1
+    assert done.stdout.count("this text") == 1
+    assert re.fullmatch(r".*nobody.*\n", done.stderr), done.stderr
 
 
 # ---- as commands, not at a terminal
