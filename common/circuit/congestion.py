@@ -1,33 +1,38 @@
 """Congestion control: how much of a circuit may be on its way, so that queues in relays stay short.
 
-The window follows delay. The least round trip ever seen is the path's own (`base`); what the least of the last
-rounds has more than that is a queue that stands. A round is a window's worth of answers. The window aims at
+The window follows delay. The least round trip seen is the path's own (the *base*); what the least of the last
+rounds has more than that is a queue that stands. A round lasts until what had been sent at its start is
+answered. The window aims at
 
-    delivered in a base round trip  +  what is delivered in `QUEUE_TIME`  +  `QUEUE_SIZE`
+    what is delivered in a base round trip and the allowed queueing time, and `QUEUE_SIZE`
 
-so at equilibrium each circuit keeps `QUEUE_SIZE` bytes waiting at the slowest link, which makes circuits share it
-evenly (FAST TCP, Wei, Jin, Low and Hegde 2006, has that form), and all of them together `QUEUE_TIME` more, so that
-a fast path has enough to do while threads wake up. Taking the *least* of a few rounds keeps it from giving way when
-a lost segment or a busy machine holds answers up for a moment.
+(the form of FAST TCP, Wei, Jin, Low and Hegde 2006). So each circuit keeps `QUEUE_SIZE` bytes waiting at the
+slowest link, which makes circuits share it evenly, and all together keep the allowed time, so that a fast link
+has something to do while threads wake up. Only the *least* round trip of several rounds counts: a segment that
+was lost, or a busy machine, holds answers up for a moment, and that is no queue.
 
-It starts by doubling in each round until a queue stands (slow start), and again when a limited window has met no queue
-for some rounds. Every `BASE_AGE` seconds without a round trip as short as `base` the window is halved for one round,
-to learn whether the path has become longer. A window that was not used does not grow.
+At first the window doubles each round until a queue stands (slow start), and so it does again when it has been
+the limit for some rounds without one. When no round trip was as short as the base for `BASE_AGE` seconds of
+sending, the window is halved for two rounds, and the second tells the base anew: the path may have become
+longer. A window that nobody needed does not grow.
 
 Pure arithmetic: bytes and seconds in, `window` out.
 """
 
 INITIAL = 256 * 2**10  # bytes on their way before anything is known: 0.2 s of a 10 Mbit/s link
 FLOOR = 64 * 2**10  # never less: four long cells
-QUEUE_TIME = 0.020  # seconds of queue that all circuits together may keep
+MIN_STEP = 32 * 2**10  # bytes from mark to mark, at least: both ends know it
 QUEUE_SIZE = 16 * 2**10  # bytes of queue each circuit keeps: a long cell
-MEMORY = 3  # rounds of which the least round trip counts
-SMOOTHING = 0.5  # of the way to its aim the window goes in a round
-FREE_ROUNDS = 4  # rounds at the limit without a queue after which it doubles again
-BASE_AGE = 10.0  # seconds after which the base round trip is measured anew
-_SLACK = 0.001  # seconds: a round trip so little longer than the base confirms it
-_STEPS = 8  # answers in a round
-MIN_STEP = 32 * 2**10  # bytes between two answers, at least: both ends know it
+QUEUE_TIME = 0.020  # seconds of queue that all together may keep, at least,
+QUEUE_SHARE = 0.2  # and this part of the base round trip: what wavers is larger on long paths
+MEMORY = 4  # rounds of which the least round trip counts
+SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
+FREE_ROUNDS = 4  # rounds at the limit with half the allowed queue after which it doubles again
+BASE_AGE = 10.0  # seconds
+_CONFIRMS = 1.05  # times the base is a round trip that confirms it
+_STEPS = 8  # marks in a window
+_LATEST = 5  # round trips of which the least tells slow start about a queue: more than half a round's
+_NEVER = float("inf")
 
 
 class CongestionWindow:
@@ -35,16 +40,17 @@ class CongestionWindow:
 
     __slots__ = (
         "_base",
-        "_base_at",
         "_ceiling",
         "_free_rounds",
-        "_last",
+        "_latest",
+        "_least",
         "_limited",
         "_probing",
         "_recent",
+        "_resume",
         "_round_end",
-        "_round_least",
         "_starting",
+        "_unconfirmed",
         "_was_limited",
         "window",
     )
@@ -53,76 +59,95 @@ class CongestionWindow:
         """`ceiling`: the flow-control window, beyond which growing is of no use."""
         self.window = INITIAL
         self._ceiling = ceiling
-        self._base = float("inf")  # seconds
-        self._base_at = 0.0
-        self._last = [float("inf")] * 3  # the latest round trips
+        self._base = _NEVER  # seconds
+        self._unconfirmed = 0.0  # seconds of sending since a round trip was as short
+        self._latest: list[float] = []  # round trips
+        self._least = _NEVER  # round trip of this round
         self._recent: list[float] = []  # the least round trips of the last rounds
-        self._round_least = float("inf")
-        self._round_end = 0  # the round ends when what had been sent by its start is answered
+        self._round_end = 0
         self._limited = self._was_limited = False  # the window held something back, in this round and the last
         self._starting = True
         self._free_rounds = 0
-        self._probing = 0  # the window that a measurement of the base has put aside
+        self._probing = 0  # rounds to go
+        self._resume = 0  # the window after that
 
     @property
     def step(self) -> int:
-        """Bytes after which the sender asks for an answer."""
+        """Bytes after which the sender asks for a receipt."""
         return max(MIN_STEP, self.window // _STEPS)
 
     def refused(self) -> None:
         """There was more to send than the window allowed."""
         self._limited = True
 
-    def measured(self, round_trip: float, newly: int, answered: int, sent: int, now: float) -> None:
-        """An answer came `round_trip` seconds after what it is about was sent; `newly` bytes are answered by it.
+    def measured(self, round_trip: float, newly: int, answered: int, sent: int) -> None:
+        """A receipt came `round_trip` seconds after its cell was sent; `newly` bytes are answered by it.
 
         `answered` and `sent` are totals since the start.
         """
-        if round_trip <= self._base + _SLACK:
+        if round_trip <= self._base * _CONFIRMS:
             self._base = min(self._base, round_trip)
-            self._base_at = now
-        self._round_least = min(self._round_least, round_trip)
-        self._last = [*self._last[1:], round_trip]
+            self._unconfirmed = 0.0
+        self._least = min(self._least, round_trip)
+        self._latest = [*self._latest[1 - _LATEST :], round_trip]
         if self._starting:
-            self._slow_start(newly)
+            self._start(newly)
         if answered >= self._round_end:
-            self._end_round(now)
+            self._end_round()
             self._round_end = sent
 
-    def _slow_start(self, newly: int) -> None:
-        standing = min(self._last)
-        if standing - self._base > QUEUE_TIME + self._base / 8:
+    @property
+    def _allowed(self) -> float:
+        return max(QUEUE_TIME, self._base * QUEUE_SHARE)
+
+    def _start(self, newly: int) -> None:
+        """Slow start."""
+        least = min(self._latest)
+        if least - self._base > self._allowed:
             self._starting = False
-            self._recent = [standing]
-            self._set(self._aim(standing))
+            self._recent = [least]
+            self._set(self._aim(least))
         elif self._limited or self._was_limited:
             self._set(self.window + newly)
 
-    def _end_round(self, now: float) -> None:
-        least, self._round_least = self._round_least, float("inf")
+    def _end_round(self) -> None:
+        least, self._least = self._least, _NEVER
         limited = self._limited or self._was_limited
         self._limited, self._was_limited = False, self._limited
+        if limited:
+            self._unconfirmed += least
         if self._probing:
-            self._base, self._base_at = least, now
-            self._recent = []
-            self.window, self._probing = self._probing, 0
+            self._probe(least)
             return
         self._recent = [*self._recent[1 - MEMORY :], least]
-        standing = min(self._recent)
         if not self._starting:
-            aim = self._aim(standing)
-            if limited or aim < self.window:
-                self._set(self.window + SMOOTHING * (aim - self.window))
-            free = limited and standing - self._base < QUEUE_TIME / 2
-            self._free_rounds = self._free_rounds + 1 if free else 0
-            self._starting = self._free_rounds >= FREE_ROUNDS
-        if now - self._base_at > BASE_AGE:
-            self._probing = self.window
+            self._follow(min(self._recent), limited)
+        if self._unconfirmed > BASE_AGE:
+            self._probing, self._resume = 2, self.window
             self._set(self.window / 2)
 
-    def _aim(self, standing: float) -> float:
-        """The window at which just the wanted queue would stand."""
-        return self.window * (self._base + QUEUE_TIME) / standing + QUEUE_SIZE
+    def _follow(self, least: float, limited: bool) -> None:
+        """The window follows the queue that stands."""
+        aim = self._aim(least)
+        if limited or aim < self.window:
+            self._set(self.window + SMOOTHING * (aim - self.window))
+        free = limited and least - self._base < self._allowed / 2
+        self._free_rounds = self._free_rounds + 1 if free else 0
+        if self._free_rounds == FREE_ROUNDS:
+            self._free_rounds = 0
+            self._starting = True
+
+    def _probe(self, least: float) -> None:
+        """A round with half the window: the first still met the queue of the whole one."""
+        self._probing -= 1
+        if not self._probing:
+            self._base, self._unconfirmed = least, 0.0
+            self._recent = []
+            self.window = self._resume
+
+    def _aim(self, least: float) -> float:
+        """The window at which just the wanted queue would stand, by the least round trip with this one."""
+        return self.window * (self._base + self._allowed) / least + QUEUE_SIZE
 
     def _set(self, window: float) -> None:
         self.window = int(min(max(window, FLOOR), self._ceiling))

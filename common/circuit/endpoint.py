@@ -143,7 +143,7 @@ class Endpoint:
     def _receive_receipt(self, message: Sendme, now: float) -> None:
         window = self._send_window
         receipt = window.credit(message.total, message.proof)
-        self._congestion.measured(now - receipt.sent_at, receipt.newly, window.answered, window.sent, now)
+        self._congestion.measured(now - receipt.sent_at, receipt.newly, window.answered, window.sent)
 
     def _receive_sendme(self, message: Sendme, actions: list[Action]) -> None:
         stream = self._step(message.stream_id, Event.GOT_SENDME)
@@ -239,16 +239,21 @@ class Endpoint:
             piece = data[at : at + self.max_data]
             self._outgoing.append((encode_data_header(stream_id, len(piece)) + piece, len(piece)))
 
-    def taken(self, stream_id: int, count: int, now: float) -> None:
-        """The application took `count` bytes of what was delivered; at an exit, not before `connected`."""
+    def taken(self, stream_id: int, count: int, now: float) -> bool:
+        """The application took `count` bytes of what was delivered; at an exit, not before `connected`.
+
+        True when that is worth telling the other side.
+        """
         stream = self._streams.get(stream_id)
         if stream is None or not count:
-            return
+            return False
         assert stream.state is not State.CONNECTING, "nothing is taken before the target answers"
         limit = stream.receive_window.data_taken(count, now)
         self._learned = min(max(self._learned, stream.receive_window.window), MAX_ADVANCE)
-        if limit is not None and stream.state in (State.OPEN, State.LOCAL_ENDED):
-            self.tell(Sendme(stream_id, limit))
+        if limit is None or stream.state not in (State.OPEN, State.LOCAL_ENDED):
+            return False
+        self.tell(Sendme(stream_id, limit))
+        return True
 
     def finish(self, stream_id: int) -> bool:
         """The application sends no more (half-close); True when that closes the stream."""
@@ -291,6 +296,11 @@ class Endpoint:
         return cells
 
     # ---- what others may ask
+
+    @property
+    def unsealed(self) -> int:
+        """Bytes of DATA that wait for `take_cells`."""
+        return self._unsealed
 
     @property
     def open_streams(self) -> int:

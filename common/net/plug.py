@@ -228,7 +228,8 @@ class Plug:
                 return
             if events & WRITE:
                 self._flush()
-            if events & READ:
+            if events & READ and self._read():
+                # A peer that answers and leaves has done both by now: its end then shares the cell of its bytes.
                 self._read()
         except Exception:
             self._bug()

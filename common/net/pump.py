@@ -19,6 +19,7 @@ from typing import Any
 
 from common.net.deadline import Deadline
 from common.net.plug import READ, Plug, PlugOwner
+from common.net.turn import TURN
 
 __all__ = ["Plug", "PlugOwner", "Pump", "Timer"]
 
@@ -191,18 +192,21 @@ class Pump:
 
     def _run(self) -> None:
         calls, select = self._calls, self._selector.select
+        events: list[tuple[selectors.SelectorKey, int]] = []
         try:
             while True:
-                for _ in range(len(calls)):  # not those that come meanwhile: sockets have their turn first
+                TURN.begin()
+                for key, ready in events:
+                    key.data(ready)
+                for _ in range(len(calls)):  # not those that come meanwhile: sockets are looked at first
                     self._guarded(calls.popleft())
+                timeout = self._run_timers() if self._timers else None
+                self._guarded(TURN.end)
                 if self._stopping:
                     return
-                timeout = self._run_timers() if self._timers else None
                 self._waiting = True  # before looking: who calls after the look rings
                 events = select(0 if calls else timeout)
                 self._waiting = False
-                for key, ready in events:
-                    key.data(ready)
         finally:
             self._close_all()
 

@@ -1,24 +1,34 @@
 """One end of a live circuit, the client's or the exit's, and the plain sockets joined to its streams.
 
-The circuit's lock guards its state machine and the order in which sealed cells are queued: decide, record and
-queue under it; sockets are written to and links flushed after it. Lock order: circuit, then link; a plug is never
-called with the circuit's lock held.
+The circuit's lock guards its state machine and the order in which sealed cells are queued: decide and record under
+it; sockets are written to, cells sealed and links flushed after it, at the end of the thread's turn. Lock order:
+circuit, then link; a plug is never called with the circuit's lock held.
 """
 
 import threading
+from collections.abc import Sequence
 from time import monotonic
 from typing import Protocol
 
-from common.circuit.actions import Action, Credit, Deliver, PeerFinished, StreamEnded
+from common.circuit.actions import (
+    Action,
+    Credit,
+    Deliver,
+    Opened,
+    OpenTarget,
+    PeerFinished,
+    StreamEnded,
+)
 from common.circuit.endpoint import Endpoint
 from common.errors import EndReason
 from common.net.link import Link
 from common.net.plug import Plug
-from common.roles.links import Touched
+from common.net.turn import TURN
 from common.wire.cells import Command
 from common.wire.messages import IPAddress
 
 READ_AHEAD = 63_420  # bytes read from a socket at once: four long cells of DATA in the fernet suite
+SEAL_AT = 31_710  # bytes of DATA that do not wait for the turn's end: full cells gain nothing, and links are idle
 
 
 class Machine(Protocol):
@@ -44,8 +54,10 @@ class Attachment:
         self._plug: Plug | None = None
         self._early_lock = threading.Lock()  # guards the change from no plug to a plug; before a plug's lock
         self._early: list[bytes] = []
-        self._early_finish = False
         self._broken = False
+        # Each is set by one thread, which then looks at the other: whoever comes second closes.
+        self._peer_finished = False  # and all it sent is delivered
+        self._finished = False
 
     def adopt(self, plug: Plug) -> bool:
         """Gives the stream its socket; False when it has broken, and the plug stays the caller's. No lock held."""
@@ -53,7 +65,7 @@ class Attachment:
             if self._broken:
                 return False
             taken = sum([plug.write(data) for data in self._early])
-            if self._early_finish:
+            if self._peer_finished:
                 plug.finish()
             self._early.clear()
             self._plug = plug
@@ -77,15 +89,15 @@ class Attachment:
         if taken:
             self.circuit.taken(self.stream_id, taken)
 
-    def peer_finished(self, closed: bool) -> None:
-        """The other side sends no more; `closed` when the stream is over with that."""
+    def peer_finished(self) -> None:
+        """The other side sends no more."""
         with self._early_lock:
-            self._early_finish = True
-        if self._plug is not None:
-            if closed:
-                self._plug.close()
-            else:
-                self._plug.finish()
+            self._peer_finished = True
+            plug = self._plug
+        if plug is not None:
+            plug.finish()
+            if self._finished:
+                plug.close()
 
     def ended(self, reason: EndReason) -> None:
         """The stream broke: whoever holds the other end of the socket must see an error, not an end."""
@@ -116,7 +128,9 @@ class Attachment:
 
     def plug_ended(self, plug: Plug) -> None:
         """The application sends no more."""
-        if self.circuit.finish(self.stream_id):
+        self.circuit.finish(self.stream_id)
+        self._finished = True
+        if self._peer_finished:
             plug.close()
 
     def plug_drained(self, plug: Plug, count: int) -> None:
@@ -159,41 +173,39 @@ class CircuitEnd:
         One thread, the pump's, reads for all streams of a circuit, so what was allowed still is.
         """
         with self.lock:
-            if not self.closed and self.endpoint.may_send(stream_id):
-                self.endpoint.send(stream_id, data)
-                self.queue_cells()
-        self.link.flush()
+            if self.closed or not self.endpoint.may_send(stream_id):
+                return
+            self.endpoint.send(stream_id, data)
+            much = self.endpoint.unsealed >= SEAL_AT
+        if much:
+            self.settle()
+            self.link.flush()
+        else:
+            TURN.settle(self)
 
     def taken(self, stream_id: int, count: int) -> None:
         """The application took bytes."""
         with self.lock:
-            if self.closed:
+            if self.closed or not self.endpoint.taken(stream_id, count, monotonic()):
                 return
-            self.endpoint.taken(stream_id, count, monotonic())
-            queued = self.queue_cells()
-        if queued:
-            self.link.flush()
+        TURN.settle(self)
 
     def answered(self, stream_id: int, address: IPAddress, ttl: int) -> bool:
         """An exit's target answered; False when the client has given up."""
         with self.lock:
             if self.closed or not self.endpoint.connected(stream_id, address, ttl):
                 return False
-            self.queue_cells()
-        self.link.flush()
+        TURN.settle(self)
         return True
 
-    def finish(self, stream_id: int) -> bool:
-        """The application sends no more; True when the stream is over with that."""
+    def finish(self, stream_id: int) -> None:
+        """The application sends no more."""
         with self.lock:
             if self.closed:
-                return True
-            over = self.endpoint.finish(stream_id)
-            if over:
+                return
+            if self.endpoint.finish(stream_id):
                 self.attachments.pop(stream_id, None)
-            self.queue_cells()
-        self.link.flush()
-        return over
+        TURN.settle(self)
 
     def reset(self, stream_id: int, reason: EndReason) -> None:
         """Ends a stream at once."""
@@ -202,8 +214,14 @@ class CircuitEnd:
             if self.closed:
                 return
             self.endpoint.reset(stream_id, reason)
-            self.queue_cells()
-        self.link.flush()
+        TURN.settle(self)
+
+    def settle(self) -> None:
+        """Seals and queues what is recorded: for the turn."""
+        with self.lock:
+            if self.closed or not self.queue_cells():
+                return
+        TURN.flush(self.link)
 
     def drained(self) -> None:
         """The link takes more of this circuit again, or its window is open: whoever was refused first is first."""
@@ -223,29 +241,49 @@ class CircuitEnd:
             self.link.queue(self.circuit_id, Command.RELAY, body)
         return bool(cells)
 
+    def claim(self, actions: Sequence[Action]) -> list[tuple[Action, Attachment | None]]:
+        """Each action with the attachment it is for.
+
+        Taken from the table in the moment in which the machine moved on: a stream may be over, and gone from the
+        table, before what came on it is delivered.
+        """
+        assert self.lock.locked()
+        claimed: list[tuple[Action, Attachment | None]] = []
+        attachments = self.attachments
+        for action in actions:
+            attachment = None
+            match action:
+                case OpenTarget(stream_id):
+                    attachment = attachments[stream_id] = self.attach(action)
+                case StreamEnded(stream_id) | PeerFinished(stream_id, True):
+                    attachment = attachments.pop(stream_id, None)
+                case Deliver(stream_id) | Credit(stream_id) | Opened(stream_id) | PeerFinished(stream_id):
+                    attachment = attachments.get(stream_id)
+            claimed.append((action, attachment))
+        return claimed
+
+    def attach(self, action: OpenTarget) -> Attachment:
+        """What will carry a stream that the other side opens: an exit's."""
+        raise AssertionError("only an exit is asked to")
+
     # ---- the link's reader
 
-    def perform(self, action: Action, touched: Touched) -> None:
+    def perform(self, action: Action, attachment: Attachment | None) -> None:
         """Does what the machine asks about streams; the rest is the subclass's."""
+        if isinstance(action, Credit) and not action.stream_id:
+            self.drained()
+            return
+        if attachment is None:
+            return  # the application has left meanwhile
         match action:
-            case Deliver(stream_id, data):
-                attachment = self.attachments.get(stream_id)
-                if attachment is not None:
-                    attachment.deliver(data)
-            case Credit(0):
-                self.drained()
-            case Credit(stream_id):
-                attachment = self.attachments.get(stream_id)
-                if attachment is not None:
-                    attachment.credit()
-            case PeerFinished(stream_id, closed):
-                attachment = self._pop(stream_id) if closed else self.attachments.get(stream_id)
-                if attachment is not None:
-                    attachment.peer_finished(closed)
-            case StreamEnded(stream_id, reason):
-                attachment = self._pop(stream_id)
-                if attachment is not None:
-                    attachment.ended(reason)
+            case Deliver(_, data):
+                attachment.deliver(data)
+            case Credit():
+                attachment.credit()
+            case PeerFinished():
+                attachment.peer_finished()
+            case StreamEnded(_, reason):
+                attachment.ended(reason)
             case _:
                 raise AssertionError(f"{type(action).__name__} is not about streams")
 
@@ -256,7 +294,3 @@ class CircuitEnd:
             attachments, self.attachments = list(self.attachments.values()), {}
         for attachment in attachments:
             attachment.ended(reason)
-
-    def _pop(self, stream_id: int) -> Attachment | None:
-        with self.lock:
-            return self.attachments.pop(stream_id, None)

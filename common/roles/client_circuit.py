@@ -15,8 +15,9 @@ from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.plug import Plug
 from common.net.pump import Pump
+from common.net.turn import TURN
 from common.roles.circuit_end import Attachment, CircuitEnd
-from common.roles.links import Links, Touched
+from common.roles.links import Links
 from common.roles.wish import RETRIED, Isolation, Opening, Question, Wish
 from common.wire.cells import Command
 from common.wire.messages import IPAddress, Sought
@@ -167,8 +168,7 @@ class ClientCircuit(CircuitEnd):
             self.attachments[stream_id] = stream = ClientStream(self, stream_id, opening)
             opening.streams.append(stream)
             self._trace(opening, stream_id)
-            self.queue_cells()
-        self.link.flush()
+        TURN.settle(self)
 
     def resolve(self, question: Question) -> None:
         """Looks a name up at the exit, which answers on the link's reader. Raises as `begin`."""
@@ -179,8 +179,7 @@ class ClientCircuit(CircuitEnd):
             stream_id = self.endpoint.resolve(question.host, monotonic(), question.sought)
             self._questions[stream_id] = question
             self._trace(question, stream_id)
-            self.queue_cells()
-        self.link.flush()
+        TURN.settle(self)
 
     def stream_refused(self, opening: Opening, reason: EndReason) -> None:
         """The exit or the circuit gave an opening up: it may go elsewhere."""
@@ -194,7 +193,7 @@ class ClientCircuit(CircuitEnd):
 
     def end(self, reason: DestroyReason = DestroyReason.FINISHED) -> None:
         """Ends the circuit; its streams break."""
-        self.failed(reason, set())
+        self.failed(reason)
         self._links.destroy(self.link, self.circuit_id, reason)
 
     def untrace(self) -> None:
@@ -210,7 +209,7 @@ class ClientCircuit(CircuitEnd):
 
     # ---- CircuitSide: the link's reader
 
-    def cell(self, command: int, body: bytes, touched: Touched) -> None:
+    def cell(self, command: int, body: bytes) -> None:
         """CREATED or RELAY."""
         with self.lock:
             if self.closed:
@@ -219,12 +218,12 @@ class ClientCircuit(CircuitEnd):
                 actions = self.origin.created(body)
             else:
                 actions = self.origin.receive(body, monotonic())
-            if self.queue_cells():
-                touched.add(self.link)
-        for action in actions:
-            self._perform(action, touched)
+            claimed = self.claim(actions)
+        TURN.settle(self)
+        for action, attachment in claimed:
+            self._perform(action, attachment)
 
-    def failed(self, reason: DestroyReason, touched: Touched) -> None:
+    def failed(self, reason: DestroyReason) -> None:
         """Over, whoever ended it."""
         with self.lock:
             if self.ended_by is not None:
@@ -238,17 +237,16 @@ class ClientCircuit(CircuitEnd):
             self.retry(question)
         self.on_end(self)
 
-    def _perform(self, action: Action, touched: Touched) -> None:
+    def _perform(self, action: Action, attachment: Attachment | None) -> None:
         match action:
             case HopAdded(hops):
                 self.hops_done = hops
                 self.on_progress(hops)
             case Built():
                 self._settled.set()
-            case Opened(stream_id, address):
-                stream = self.attachments.get(stream_id)
-                if isinstance(stream, ClientStream):
-                    stream.opened(address)
+            case Opened(address=address):
+                if isinstance(attachment, ClientStream):
+                    attachment.opened(address)
             case Answered(stream_id, reason, addresses, name):
                 question = self._questions.get(stream_id)
                 if question is None:
@@ -258,4 +256,4 @@ class ClientCircuit(CircuitEnd):
                 if self._questions.pop(stream_id, None) is not None:
                     question.answer(reason, addresses, name)
             case _:
-                self.perform(action, touched)
+                self.perform(action, attachment)

@@ -137,14 +137,14 @@ class ExitStream(Attachment):
     def __init__(self, circuit: CircuitEnd, stream_id: int, exit_: Exit, port: int) -> None:
         super().__init__(circuit, stream_id)
         self._exit = exit_
-        self._port = port
+        self.port = port
         self._candidates: list[IPAddress] = []  # not yet tried; the first is being dialled
         self._dialled: Plug | None = None
         self._over = False
 
     def dial(self, addresses: list[IPAddress], reason: EndReason) -> None:
         """The look-up is done: `addresses`, or why there are none."""
-        allowed = [address for address in addresses if self._exit.allows(address, self._port)]
+        allowed = [address for address in addresses if self._exit.allows(address, self.port)]
         if not allowed:
             self.circuit.reset(self.stream_id, EndReason.POLICY if addresses else reason)
             return
@@ -156,7 +156,7 @@ class ExitStream(Attachment):
             return
         address = self._candidates[0]
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        self._dialled = self._exit.pump.connect(family, (str(address), self._port), self, CONNECT_TIMEOUT)
+        self._dialled = self._exit.pump.connect(family, (str(address), self.port), self, CONNECT_TIMEOUT)
         if self._over:  # by another thread, which may not have seen `_dialled` yet
             self._dialled.abort()
 

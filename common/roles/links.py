@@ -21,6 +21,7 @@ from typing import Protocol
 from common.errors import Closed, DestroyReason, ProtocolError, TooLarge, Unexpected
 from common.net.deadline import Deadline
 from common.net.link import Link
+from common.net.turn import TURN
 from common.wire.cells import Cell, Command, decode_destroy, encode_destroy
 
 MAX_CIRCUITS = 8_192  # per link: a busy pair of relays; each costs about 30 KiB of keys and tables
@@ -32,17 +33,16 @@ IDLE_LINK = 180.0  # seconds without a circuit after which a link is closed
 
 _logger = logging.getLogger(__name__)
 
-Touched = set[Link]  # links with queued cells, flushed once per batch
 Place = tuple[bytes, str, int]  # identity, host and port of a relay
 
 
 class CircuitSide(Protocol):
     """A circuit as one of its links sees it. All methods are called on the link's reader, and never wait."""
 
-    def cell(self, command: int, body: bytes, touched: Touched) -> None:
+    def cell(self, command: int, body: bytes) -> None:
         """A CREATED or RELAY cell; raises `ProtocolError`, and the circuit is then failed."""
 
-    def failed(self, reason: DestroyReason, touched: Touched) -> None:
+    def failed(self, reason: DestroyReason) -> None:
         """The circuit ended: by the peer's DESTROY, by the link's end, or because `cell` raised.
 
         Nothing may be queued for it on this link afterwards.
@@ -55,10 +55,10 @@ class CircuitSide(Protocol):
 class _Closing:
     """Stands in for a circuit whose DESTROY was sent and not yet answered."""
 
-    def cell(self, command: int, body: bytes, touched: Touched) -> None:
+    def cell(self, command: int, body: bytes) -> None:
         """Was sent before the peer knew."""
 
-    def failed(self, reason: DestroyReason, touched: Touched) -> None:
+    def failed(self, reason: DestroyReason) -> None:
         """Over at last."""
 
     def drained(self) -> None:
@@ -67,7 +67,7 @@ class _Closing:
 
 _CLOSING = _Closing()
 Table = dict[int, CircuitSide]
-NewCircuit = Callable[[Link, int, bytes, Touched], CircuitSide]
+NewCircuit = Callable[[Link, int, bytes], CircuitSide]
 
 
 class Links:
@@ -195,7 +195,8 @@ class Links:
                 return
             table[circuit_id] = _CLOSING
         link.forget(circuit_id)
-        link.send(circuit_id, Command.DESTROY, encode_destroy(reason))
+        link.queue(circuit_id, Command.DESTROY, encode_destroy(reason))
+        TURN.flush(link)
 
     def circuits(self, link: Link) -> int:
         """How many circuits a link carries."""
@@ -205,23 +206,26 @@ class Links:
     # ---- LinkOwner
 
     def link_cells(self, link: Link, cells: list[Cell]) -> None:
-        """Hands each cell to its circuit, then flushes each link once."""
+        """Hands each cell to its circuit; what that makes to be sent is sent once for all of them."""
         table = self._tables.get(link)
         if table is None:
             return
-        touched: Touched = set()
-        for cell in cells:
-            side = table.get(cell.circuit_id)
-            if side is None:
-                self._first_cell(link, table, cell, touched)
-            elif cell.command == Command.DESTROY:
-                self._destroyed(link, table, cell, touched)
-            elif cell.command == Command.CREATE:
-                raise Unexpected("CREATE for a circuit id in use")
-            else:
-                self._deliver(link, side, cell, touched)
-        for other in touched:
-            other.flush()
+        flushed: list[Link] = []
+        TURN.begin()
+        try:
+            for cell in cells:
+                side = table.get(cell.circuit_id)
+                if side is None:
+                    self._first_cell(link, table, cell)
+                elif cell.command == Command.DESTROY:
+                    self._destroyed(link, table, cell)
+                elif cell.command == Command.CREATE:
+                    raise Unexpected("CREATE for a circuit id in use")
+                else:
+                    self._deliver(link, side, cell)
+        finally:
+            flushed = TURN.end()
+        for other in flushed:
             if other.waiting > _LOOK_CLOSER:
                 self._shed(other)
 
@@ -243,11 +247,8 @@ class Links:
             self._past_out += link.bytes_out
             self._idle_since.pop(link, None)
         _logger.debug("%s ended: %s", link.name, error)
-        touched: Touched = set()
         for side in list(table.values()):
-            side.failed(DestroyReason.LINK_CLOSED, touched)
-        for other in touched:
-            other.flush()
+            side.failed(DestroyReason.LINK_CLOSED)
 
     # ---- helpers
 
@@ -264,31 +265,31 @@ class Links:
             if circuit_id is None or side is None or side is _CLOSING:
                 return
             _logger.warning("%s: a circuit that holds %d bytes is ended", link.name, link.backlog(circuit_id))
-            side.failed(DestroyReason.LIMIT, set())
+            side.failed(DestroyReason.LIMIT)
             self.destroy(link, circuit_id, DestroyReason.LIMIT)
 
-    def _first_cell(self, link: Link, table: Table, cell: Cell, touched: Touched) -> None:
+    def _first_cell(self, link: Link, table: Table, cell: Cell) -> None:
         circuit_id, command, body = cell
         if link.dialled or self._new_circuit is None or command not in (Command.CREATE, Command.DESTROY):
             raise Unexpected("a cell for a circuit that is not")
         if command == Command.DESTROY:
             link.queue(circuit_id, Command.DESTROY, encode_destroy(decode_destroy(body)))
-            touched.add(link)
+            TURN.flush(link)
             return
         if len(table) >= 2 * MAX_CIRCUITS:  # refused, and never closed by the peer
             raise TooLarge("a flood of CREATE")
         try:
             if len(table) >= MAX_CIRCUITS:
                 raise TooLarge("too many circuits on the link")
-            table[circuit_id] = self._new_circuit(link, circuit_id, body, touched)
+            table[circuit_id] = self._new_circuit(link, circuit_id, body)
         except ProtocolError as error:
             table[circuit_id] = _CLOSING
             link.queue(circuit_id, Command.DESTROY, encode_destroy(error.reason))
-            touched.add(link)
+            TURN.flush(link)
 
-    def _deliver(self, link: Link, side: CircuitSide, cell: Cell, touched: Touched) -> None:
+    def _deliver(self, link: Link, side: CircuitSide, cell: Cell) -> None:
         try:
-            side.cell(cell.command, cell.body, touched)
+            side.cell(cell.command, cell.body)
         except ProtocolError as error:
             _logger.debug("%s: a circuit ends: %s", link.name, error)
             reason = error.reason
@@ -297,16 +298,16 @@ class Links:
             reason = DestroyReason.INTERNAL
         else:
             return
-        side.failed(reason, touched)
+        side.failed(reason)
         self.destroy(link, cell.circuit_id, reason)
 
-    def _destroyed(self, link: Link, table: Table, cell: Cell, touched: Touched) -> None:
+    def _destroyed(self, link: Link, table: Table, cell: Cell) -> None:
         reason = decode_destroy(cell.body)
         with self._lock:
             side = table.pop(cell.circuit_id)
         if side is _CLOSING:
             return
-        side.failed(reason, touched)
+        side.failed(reason)
         link.forget(cell.circuit_id)
         link.queue(cell.circuit_id, Command.DESTROY, encode_destroy(DestroyReason.FINISHED))
-        touched.add(link)
+        TURN.flush(link)

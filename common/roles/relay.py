@@ -25,9 +25,10 @@ from common.net.link import Link
 from common.net.listener import Listener
 from common.net.pump import Pump
 from common.net.tls import server_context
+from common.net.turn import TURN
 from common.roles.exit import Exit
 from common.roles.limits import TokenBucket
-from common.roles.links import Links, Touched
+from common.roles.links import Links
 from common.roles.relay_circuit import RelayCircuit
 from common.wire.cells import Command
 
@@ -108,7 +109,7 @@ class Relay:
 
     # ---- circuits: a link's reader
 
-    def _new_circuit(self, link: Link, circuit_id: int, body: bytes, touched: Touched) -> RelayCircuit:
+    def _new_circuit(self, link: Link, circuit_id: int, body: bytes) -> RelayCircuit:
         creates, begins = self._buckets[link]
         if not creates.take():
             raise TooLarge("too many CREATE")
@@ -118,10 +119,10 @@ class Relay:
         circuit.dial = self._extend
         circuit.may_begin = begins.take
         link.queue(circuit_id, Command.CREATED, created)
-        touched.add(link)
+        TURN.flush(link)
         return circuit
 
-    def _extend(self, circuit: RelayCircuit, action: ExtendTo, _touched: Touched) -> None:
+    def _extend(self, circuit: RelayCircuit, action: ExtendTo) -> None:
         """By a link that is up at once, else on a short-lived thread: a reader never waits."""
         link = self.links.find((action.host, action.port), action.identity)
         if link is not None:

@@ -9,9 +9,10 @@ from common.circuit.actions import Action, ExtendTo, LookUp, OpenTarget, PassOn
 from common.circuit.hop import Hop
 from common.errors import DestroyReason, EndReason, Unexpected
 from common.net.link import Link
-from common.roles.circuit_end import CircuitEnd
+from common.net.turn import TURN
+from common.roles.circuit_end import Attachment, CircuitEnd
 from common.roles.exit import TTL, Exit, ExitStream
-from common.roles.links import Links, Touched
+from common.roles.links import Links
 from common.wire.cells import Command
 from common.wire.messages import BeginFlags, IPAddress, Sought
 
@@ -27,12 +28,12 @@ class RelayCircuit(CircuitEnd):
         self._links = links
         self._exit = exit_
         self._next: tuple[Link, int] | None = None
-        self.dial: Callable[[RelayCircuit, ExtendTo, Touched], None] = _no_dial
+        self.dial: Callable[[RelayCircuit, ExtendTo], None] = _no_dial
         self.may_begin: Callable[[], bool] = lambda: True
 
     # ---- from the client's side
 
-    def cell(self, command: int, body: bytes, touched: Touched) -> None:
+    def cell(self, command: int, body: bytes) -> None:
         """RELAY: one layer comes off."""
         if command != Command.RELAY:
             raise Unexpected("CREATED from the client's side")
@@ -45,42 +46,43 @@ class RelayCircuit(CircuitEnd):
                     assert self._next is not None
                     link, circuit_id = self._next
                     link.queue(circuit_id, Command.RELAY, inner)
-                    touched.add(link)
+                    TURN.flush(link)
                     return
-            if self.queue_cells():
-                touched.add(self.link)
-        for action in actions:
-            self._perform(action, touched)
+            claimed = self.claim(actions)
+        TURN.settle(self)
+        for action, attachment in claimed:
+            self._perform(action, attachment)
 
-    def failed(self, reason: DestroyReason, touched: Touched) -> None:
+    def failed(self, reason: DestroyReason) -> None:
         """The client's side is over: so is the rest."""
         self.close_streams(EndReason.CIRCUIT_CLOSED)
         following = self._next
         if following is not None:
             self._links.destroy(*following, reason)
 
-    def _perform(self, action: Action, touched: Touched) -> None:
+    def attach(self, action: OpenTarget) -> ExitStream:
+        """See `CircuitEnd.attach`."""
+        return ExitStream(self, action.stream_id, self._exit, action.port)
+
+    def _perform(self, action: Action, attachment: Attachment | None) -> None:
         match action:
             case ExtendTo():
-                self.dial(self, action, touched)
-            case OpenTarget(stream_id, host, port, flags):
-                self._open(stream_id, host, port, flags)
+                self.dial(self, action)
+            case OpenTarget(host=host, flags=flags):
+                assert isinstance(attachment, ExitStream)
+                self._open(attachment, host, flags)
             case LookUp(stream_id, host, sought):
                 self._look_up(stream_id, host, sought)
             case _:
-                self.perform(action, touched)
+                self.perform(action, attachment)
 
-    def _open(self, stream_id: int, host: str, port: int, flags: BeginFlags) -> None:
+    def _open(self, stream: ExitStream, host: str, flags: BeginFlags) -> None:
         if not self.may_begin():
-            self.reset(stream_id, EndReason.LIMIT)
-            return
-        if not self._exit.policy.may_allow_port(port):
-            self.reset(stream_id, EndReason.POLICY)
-            return
-        stream = ExitStream(self, stream_id, self._exit, port)
-        with self.lock:
-            self.attachments[stream_id] = stream
-        self._exit.look_up(host, flags, stream.dial)
+            self.reset(stream.stream_id, EndReason.LIMIT)
+        elif not self._exit.policy.may_allow_port(stream.port):
+            self.reset(stream.stream_id, EndReason.POLICY)
+        else:
+            self._exit.look_up(host, flags, stream.dial)
 
     def _look_up(self, stream_id: int, host: str, sought: Sought) -> None:
         if not self.may_begin():
@@ -103,8 +105,7 @@ class RelayCircuit(CircuitEnd):
             if self.closed:
                 return
             self.endpoint.resolved(stream_id, reason, told, TTL, name)
-            self.queue_cells()
-        self.link.flush()
+        TURN.settle(self)
 
     # ---- to the next relay
 
@@ -119,11 +120,11 @@ class RelayCircuit(CircuitEnd):
         if gone:
             self._links.destroy(link, circuit_id, DestroyReason.FINISHED)
         else:
-            link.flush()
+            TURN.flush(link)
 
     def end(self, reason: DestroyReason) -> None:
         """Ends the circuit in both directions; any thread."""
-        self.failed(reason, set())
+        self.failed(reason)
         self._links.destroy(self.link, self.circuit_id, reason)
 
 
@@ -133,7 +134,7 @@ class _Next:
     def __init__(self, circuit: RelayCircuit) -> None:
         self._circuit = circuit
 
-    def cell(self, command: int, body: bytes, touched: Touched) -> None:
+    def cell(self, command: int, body: bytes) -> None:
         """CREATED ends the extension; RELAY gets one layer more."""
         circuit = self._circuit
         with circuit.lock:
@@ -144,9 +145,9 @@ class _Next:
                 circuit.queue_cells()
             else:
                 circuit.link.queue(circuit.circuit_id, Command.RELAY, circuit.hop.receive_backward(body))
-        touched.add(circuit.link)
+        TURN.flush(circuit.link)
 
-    def failed(self, reason: DestroyReason, touched: Touched) -> None:
+    def failed(self, reason: DestroyReason) -> None:
         """The far side is over: tell the client's."""
         circuit = self._circuit
         circuit.close_streams(EndReason.CIRCUIT_CLOSED)
@@ -156,5 +157,5 @@ class _Next:
         """What is passed on is bounded by the circuit's window; there is no source here to stop."""
 
 
-def _no_dial(_circuit: RelayCircuit, _action: ExtendTo, _touched: Touched) -> None:
+def _no_dial(_circuit: RelayCircuit, _action: ExtendTo) -> None:
     raise AssertionError("the relay sets this")

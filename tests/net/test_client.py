@@ -584,10 +584,10 @@ def test_a_circuit_whose_relay_says_nothing_is_given_up_in_time(network: InProce
 
 
 class _Mute:
-    def cell(self, command: int, body: bytes, touched: object) -> None:
+    def cell(self, command: int, body: bytes) -> None:
         assert command == Command.RELAY
 
-    def failed(self, reason: object, touched: object) -> None:
+    def failed(self, reason: object) -> None:
         pass
 
     def drained(self) -> None:

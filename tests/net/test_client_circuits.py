@@ -153,10 +153,10 @@ def test_a_client_whose_guard_freezes_works_within_seconds(
 class Mute:
     """A circuit of a relay that has frozen."""
 
-    def cell(self, command: int, body: bytes, touched: object) -> None:
+    def cell(self, command: int, body: bytes) -> None:
         pass
 
-    def failed(self, reason: object, touched: object) -> None:
+    def failed(self, reason: object) -> None:
         pass
 
     def drained(self) -> None:

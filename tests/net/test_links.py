@@ -13,7 +13,7 @@ from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.listener import Listener
 from common.roles import links as links_module
-from common.roles.links import CircuitSide, Links, Touched
+from common.roles.links import CircuitSide, Links
 from common.wire.cells import Command
 from tests.net.in_process import PATIENCE, threads, wait_until
 from tests.net.links import node
@@ -28,7 +28,7 @@ class Side:
         self.ended: list[DestroyReason] = []
         self._changed = threading.Condition()
 
-    def cell(self, command: int, body: bytes, touched: Touched) -> None:
+    def cell(self, command: int, body: bytes) -> None:
         if body == b"fault":
             raise Unexpected("as asked")
         if body == b"bug":
@@ -37,7 +37,7 @@ class Side:
             self.bodies.append(body)
             self._changed.notify_all()
 
-    def failed(self, reason: DestroyReason, touched: Touched) -> None:
+    def failed(self, reason: DestroyReason) -> None:
         with self._changed:
             self.ended.append(reason)
             self._changed.notify_all()
@@ -65,12 +65,12 @@ class Pair:
         self._listener.start()
         self.address = self._listener.address
 
-    def _new(self, link: Link, circuit_id: int, body: bytes, touched: Touched) -> CircuitSide:
+    def _new(self, link: Link, circuit_id: int, body: bytes) -> CircuitSide:
         if body == b"refuse":
             raise TooLarge("as asked")
         side = self.sides[circuit_id] = Side()
         link.queue(circuit_id, Command.CREATED, b"made")
-        touched.add(link)
+        link.flush()
         return side
 
     def obtain(self) -> Link:
