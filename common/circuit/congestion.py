@@ -12,9 +12,9 @@ has something to do while threads wake up. Only the *least* round trip of severa
 was lost, or a busy machine, holds answers up for a moment, and that is no queue.
 
 At first the window doubles each round until a queue stands (slow start), and so it does again when it has been
-the limit for some rounds without one. When no round trip was as short as the base for `BASE_AGE` seconds of
-sending, the window is halved for two rounds, and the second tells the base anew: the path may have become
-longer. A window that nobody needed does not grow.
+the limit for some rounds without one. After the first slow start, and when no round trip was as short as the
+base for `BASE_AGE` seconds of sending, the window is halved for two rounds, and the second tells the base anew:
+the path may have become longer. A window that nobody needed does not grow.
 
 Pure arithmetic: bytes and seconds in, `window` out.
 """
@@ -24,7 +24,7 @@ FLOOR = 64 * 2**10  # never less: four long cells
 MIN_STEP = 32 * 2**10  # bytes from mark to mark, at least: both ends know it
 QUEUE_SIZE = 16 * 2**10  # bytes of queue each circuit keeps: a long cell
 QUEUE_TIME = 0.020  # seconds of queue that all together may keep, at least,
-QUEUE_SHARE = 0.2  # and this part of the base round trip: what wavers is larger on long paths
+QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger on long paths
 MEMORY = 4  # rounds of which the least round trip counts
 SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
 FREE_ROUNDS = 4  # rounds at the limit with half the allowed queue after which it doubles again
@@ -32,6 +32,7 @@ BASE_AGE = 10.0  # seconds
 _CONFIRMS = 1.05  # times the base is a round trip that confirms it
 _STEPS = 8  # marks in a window
 _LATEST = 5  # round trips of which the least tells slow start about a queue: more than half a round's
+_TICK = 1e-5  # seconds: no round trip is shorter, whatever a coarse clock says
 _NEVER = float("inf")
 
 
@@ -45,9 +46,10 @@ class CongestionWindow:
         "_latest",
         "_least",
         "_limited",
+        "_measured",
         "_probing",
+        "_put_by",
         "_recent",
-        "_resume",
         "_round_end",
         "_starting",
         "_unconfirmed",
@@ -67,9 +69,10 @@ class CongestionWindow:
         self._round_end = 0
         self._limited = self._was_limited = False  # the window held something back, in this round and the last
         self._starting = True
+        self._measured = False  # the base, since slow start filled the path
         self._free_rounds = 0
         self._probing = 0  # rounds to go
-        self._resume = 0  # the window after that
+        self._put_by = (0, 0.0)  # the window before that, and the least round trip with it
 
     @property
     def step(self) -> int:
@@ -85,6 +88,7 @@ class CongestionWindow:
 
         `answered` and `sent` are totals since the start.
         """
+        round_trip = max(round_trip, _TICK)
         if round_trip <= self._base * _CONFIRMS:
             self._base = min(self._base, round_trip)
             self._unconfirmed = 0.0
@@ -106,7 +110,11 @@ class CongestionWindow:
         if least - self._base > self._allowed:
             self._starting = False
             self._recent = [least]
-            self._set(self._aim(least))
+            if self._measured:
+                self._set(self._aim(least))
+            else:
+                self._measured = True
+                self._drain()
         elif self._limited or self._was_limited:
             self._set(self.window + newly)
 
@@ -121,21 +129,27 @@ class CongestionWindow:
             return
         self._recent = [*self._recent[1 - MEMORY :], least]
         if not self._starting:
-            self._follow(min(self._recent), limited)
+            self._follow(least, limited)
         if self._unconfirmed > BASE_AGE:
-            self._probing, self._resume = 2, self.window
-            self._set(self.window / 2)
+            self._drain()
 
     def _follow(self, least: float, limited: bool) -> None:
-        """The window follows the queue that stands."""
-        aim = self._aim(least)
-        if limited or aim < self.window:
-            self._set(self.window + SMOOTHING * (aim - self.window))
+        """The window follows the queue that stands: up by this round, down by the best of the last."""
+        up, down = self._aim(least), self._aim(min(self._recent))
+        if up > self.window and limited:
+            self._set(self.window + SMOOTHING * (up - self.window))
+        elif down < self.window:
+            self._set(self.window + SMOOTHING * (down - self.window))
         free = limited and least - self._base < self._allowed / 2
         self._free_rounds = self._free_rounds + 1 if free else 0
         if self._free_rounds == FREE_ROUNDS:
             self._free_rounds = 0
             self._starting = True
+
+    def _drain(self) -> None:
+        """Two rounds with half the window will tell the base."""
+        self._probing, self._put_by = 2, (self.window, min(self._recent))
+        self._set(self.window / 2)
 
     def _probe(self, least: float) -> None:
         """A round with half the window: the first still met the queue of the whole one."""
@@ -143,11 +157,12 @@ class CongestionWindow:
         if not self._probing:
             self._base, self._unconfirmed = least, 0.0
             self._recent = []
-            self.window = self._resume
+            window, standing = self._put_by
+            self._set(min(window, self._aim(standing, window)))
 
-    def _aim(self, least: float) -> float:
+    def _aim(self, least: float, window: int | None = None) -> float:
         """The window at which just the wanted queue would stand, by the least round trip with this one."""
-        return self.window * (self._base + self._allowed) / least + QUEUE_SIZE
+        return (window or self.window) * (self._base + self._allowed) / least + QUEUE_SIZE
 
     def _set(self, window: float) -> None:
         self.window = int(min(max(window, FLOOR), self._ceiling))

@@ -19,7 +19,7 @@ from common.circuit.actions import (
 )
 from common.circuit.congestion import CongestionWindow
 from common.circuit.stream import OWES_END, TAKES_DATA, Event, Side, State, Stream, next_state
-from common.circuit.window import CIRCUIT_WINDOW, STREAM_WINDOW, CircuitReceiveWindow, CircuitSendWindow
+from common.circuit.window import CIRCUIT_WINDOW, CircuitReceiveWindow, CircuitSendWindow
 from common.errors import EndReason, TooLarge, Unexpected
 from common.wire.messages import (
     HEADER,
@@ -67,7 +67,7 @@ class Endpoint:
         self._send_window = CircuitSendWindow()
         self._receive_window = CircuitReceiveWindow()
         self._congestion = CongestionWindow(CIRCUIT_WINDOW)
-        self._learned = STREAM_WINDOW  # what a stream's window has grown to
+        self._learned = 0  # what a stream's window has grown to
         self._outgoing: list[tuple[bytes, int]] = []  # (encoded message, bytes of DATA in it)
         self._unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
 
@@ -230,7 +230,7 @@ class Endpoint:
     def send(self, stream_id: int, data: bytes) -> None:
         """Sends `data`, which `sendable` has allowed; the congestion window may have shrunk since."""
         stream = self._streams[stream_id]
-        assert len(data) <= self._limit(stream), "more than `sendable` allows"
+        assert stream.may_send and len(data) <= self._limit(stream), "more than `sendable` allows"
         self._advance(stream_id, stream)
         stream.sent(len(data), self._send_window.sent + self._unsealed, self._congestion.window)
         stream.send_window.take(len(data))
@@ -349,8 +349,8 @@ class Endpoint:
             raise Unexpected(f"{event.name} for a stream id that was used")
         if len(self._streams) >= MAX_TABLE:
             raise TooLarge("too many streams on the circuit")
-        window = self._learned if len(self._streams) < ADVANCE_STREAMS else STREAM_WINDOW
-        self._streams[stream_id] = Stream(self._side, next_state(self._side, State.IDLE, event), now, window)
+        learned = self._learned if len(self._streams) < ADVANCE_STREAMS else 0
+        self._streams[stream_id] = Stream(self._side, next_state(self._side, State.IDLE, event), now, learned)
         self._highest = stream_id
 
     def _known(self, stream_id: int, event: Event) -> Stream | None:

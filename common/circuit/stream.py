@@ -129,12 +129,12 @@ class Stream:
 
     __slots__ = ("_recent", "_recent_from", "receive_window", "send_window", "side", "state")
 
-    def __init__(self, side: Side, state: State, now: float, window: int) -> None:
-        """`window`: what its receiver may grant at once."""
+    def __init__(self, side: Side, state: State, now: float, learned: int = 0) -> None:
+        """`learned`: see `StreamReceiveWindow`."""
         self.side = side
         self.state = state
         self.send_window = StreamSendWindow()
-        self.receive_window = StreamReceiveWindow(now, window)
+        self.receive_window = StreamReceiveWindow(now, learned)
         self._recent = 0  # bytes it sent since the circuit had sent `_recent_from`
         self._recent_from = 0
 

@@ -151,11 +151,11 @@ class StreamReceiveWindow:
 
     __slots__ = ("_probe", "_since", "_since_taken", "arrived", "limit", "round_trip", "taken", "window")
 
-    def __init__(self, now: float, window: int = STREAM_WINDOW) -> None:
-        """`window`: what `advance` may grant, when the path is known to need more than the first limit."""
+    def __init__(self, now: float, learned: int = 0) -> None:
+        """`learned`: the window that the path is known to need, if that is more than the first."""
         self.arrived = 0
         self.taken = 0
-        self.window = window
+        self.window = max(learned, STREAM_WINDOW)
         self.limit = STREAM_WINDOW
         self.round_trip: float | None = None
         self._probe: tuple[int, float] | None = None  # (old limit, when it was raised)

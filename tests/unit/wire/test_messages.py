@@ -21,6 +21,7 @@ from common.wire.messages import (
     End,
     Extend,
     Extended,
+    Mark,
     Message,
     MessageCommand,
     Resolve,
@@ -55,6 +56,7 @@ EXAMPLES: list[tuple[Message, str]] = [
     (Resolved(6, EndReason.NOT_FOUND), "09 0006 0006 05 00000000 00"),
     (Drop(3), "0a 0000 0003 000000"),
     (Drop(0), "0a 0000 0000"),
+    (Mark(), "0b 0000 0000"),
 ]
 NAMES = [f"{message.command.name} {number}" for number, (message, _) in enumerate(EXAMPLES)]
 
