@@ -34,10 +34,10 @@ from common.wire.messages import (
     End,
     Extend,
     Extended,
+    Mark,
     Message,
     Resolve,
     Resolved,
-    Mark,
     Sendme,
     decode_messages,
 )
