@@ -20,8 +20,8 @@ Pure arithmetic: bytes and seconds in, `window` out.
 """
 
 INITIAL = 256 * 2**10  # bytes on their way before anything is known: 0.2 s of a 10 Mbit/s link
-FLOOR = 64 * 2**10  # never less: four long cells
-MIN_STEP = 32 * 2**10  # bytes from mark to mark, at least: both ends know it
+FLOOR = 32 * 2**10  # never less: two long cells
+MIN_STEP = 16 * 2**10  # bytes from mark to mark, at least: both ends know it
 QUEUE_SIZE = 16 * 2**10  # bytes of queue each circuit keeps: a long cell
 QUEUE_TIME = 0.020  # seconds of queue that all together may keep, at least,
 QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger on long paths
@@ -29,6 +29,8 @@ MEMORY = 4  # rounds of which the least round trip counts
 SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
 FREE_ROUNDS = 4  # rounds at the limit with half the allowed queue after which it doubles again
 BASE_AGE = 10.0  # seconds
+STALE = 3  # measurements in a row that still met a queue: after that the base goes half of the way to them
+DRAINED = 0.5  # of what the path holds without a queue is on its way while the base is measured
 _CONFIRMS = 1.05  # times the base is a round trip that confirms it
 _STEPS = 8  # marks in a window
 _LATEST = 5  # round trips of which the least tells slow start about a queue: more than half a round's
@@ -51,6 +53,7 @@ class CongestionWindow:
         "_put_by",
         "_recent",
         "_round_end",
+        "_stale",
         "_starting",
         "_unconfirmed",
         "_was_limited",
@@ -70,6 +73,7 @@ class CongestionWindow:
         self._limited = self._was_limited = False  # the window held something back, in this round and the last
         self._starting = True
         self._measured = False  # the base, since slow start filled the path
+        self._stale = 0
         self._free_rounds = 0
         self._probing = 0  # rounds to go
         self._put_by = (0, 0.0)  # the window before that, and the least round trip with it
@@ -113,7 +117,6 @@ class CongestionWindow:
             if self._measured:
                 self._set(self._aim(least))
             else:
-                self._measured = True
                 self._drain()
         elif self._limited or self._was_limited:
             self._set(self.window + newly)
@@ -136,7 +139,9 @@ class CongestionWindow:
     def _follow(self, least: float, limited: bool) -> None:
         """The window follows the queue that stands: up by this round, down by the best of the last."""
         up, down = self._aim(least), self._aim(min(self._recent))
-        if up > self.window and limited:
+        if least > 2 * (self._base + self._allowed):
+            self._set(up)
+        elif up > self.window and limited:
             self._set(self.window + SMOOTHING * (up - self.window))
         elif down < self.window:
             self._set(self.window + SMOOTHING * (down - self.window))
@@ -147,15 +152,22 @@ class CongestionWindow:
             self._starting = True
 
     def _drain(self) -> None:
-        """Two rounds with half the window will tell the base."""
-        self._probing, self._put_by = 2, (self.window, min(self._recent))
-        self._set(self.window / 2)
+        """Two rounds with half the window, or less than the path holds, will tell the base."""
+        standing = min(self._recent)
+        self._probing, self._put_by = 2, (self.window, standing)
+        self._set(self.window * min(0.5, DRAINED * self._base / standing))
 
     def _probe(self, least: float) -> None:
         """A round with half the window: the first still met the queue of the whole one."""
         self._probing -= 1
         if not self._probing:
-            self._base, self._unconfirmed = least, 0.0
+            self._stale = self._stale + 1 if least > self._base + self._allowed else 0
+            if least < self._base:
+                self._base = least
+            elif self._stale == STALE:
+                self._base, self._stale = (self._base + least) / 2, 0
+            self._measured = True
+            self._unconfirmed = 0.0
             self._recent = []
             window, standing = self._put_by
             self._set(min(window, self._aim(standing, window)))
