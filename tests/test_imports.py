@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PURE = ("common/wire", "common/crypto", "common/directory", "common/circuit")
+PURE = ("common/wire", "common/crypto", "common/directory", "common/circuit", "common/login")
 WAITING = {
     "socket", "ssl", "threading", "queue", "select", "subprocess", "sqlite3", "requests", "logging", "time", "random",
     "selectors", "asyncio", "concurrent", "multiprocessing", "signal", "socketserver", "http", "urllib",
@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "common/crypto": {"common.errors", "common.wire"},
     "common/directory": {"common.errors", "common.wire", "common.crypto.signing"},
     "common/circuit": {"common.errors", "common.wire", "common.crypto"},
+    "common/login": {"common.errors", "common.wire", "common.crypto"},
     "common/net": {"common.errors", "common.wire.cells", "common.wire.framing"},
     "common/roles": {"common"},
     "common/ops": {"common.errors", "common.wire", "common.crypto", "common.directory", "common.net.deadline"},
@@ -122,6 +123,8 @@ def test_no_code_from_data_and_no_guessable_numbers(path: Path) -> None:
         ("common/directory/x.py", "from common.crypto import signing", []),
         ("common/directory/x.py", "from common.crypto import layers", ["common.crypto.layers"]),
         ("common/circuit/x.py", "from common.net.link import Link", ["common.net.link.Link"]),
+        ("common/login/x.py", "from common.crypto import scram\nfrom common.wire import codec", []),
+        ("common/login/x.py", "import sqlite3\nfrom common.circuit import hop", ["sqlite3", "common.circuit.hop"]),
         ("common/net/x.py", "import socket\nfrom common.wire.messages import Data", ["common.wire.messages.Data"]),
         ("common/ops/x.py", "from common.roles.bootstrap import A", ["common.roles.bootstrap.A"]),
         ("common/ops/launcher.py", "from common.roles.bootstrap import A", []),

@@ -19,12 +19,13 @@ from common.circuit.stream import Side
 from common.crypto.handshake import ClientHandshake, Create, HopKeys, Suite, answer
 from common.crypto.layers import SUITES, Kind
 from common.crypto.onion import LayerStack
+from common.crypto.scram import ClientFirst, ScramClient, ScramServer, make_verifier
 from common.errors import ProtocolError
 
 IDENTITY = b"i" * 32
 FORWARD, BACKWARD = bytes(range(100, 132)), bytes(range(132, 164))
 X, B, SEED = b"x-secret" * 4, b"b-secret" * 4, b"m-secret" * 8
-PURE = ("wire", "crypto", "directory", "circuit")
+PURE = ("wire", "crypto", "directory", "circuit", "login")
 SECRET_FIELDS = {
     "forward",
     "backward",
@@ -92,6 +93,29 @@ def test_no_key_is_in_any_repr(suite: Suite) -> None:
             assert not [form for form in secrets if form in text], name
 
 
+def test_no_password_verifier_or_proof_is_in_any_repr() -> None:
+    """At each stage of a login, on both sides."""
+    password, binding = "a-password-of-somebody", bytes(32)
+    verifier = make_verifier(password, bytes(16), 64)
+    client = ScramClient("alice", password, binding, min_iterations=64)
+    first = ClientFirst.parse(client.first())
+    server = ScramServer(first, verifier, binding)
+    secrets = {password, *spellings(password.encode()), *spellings(verifier.stored_key), *spellings(verifier.server_key)}
+
+    def search() -> None:
+        for holder in (client, server, first, verifier, [verifier], {"verifier": verifier}):
+            assert not [form for text in texts(holder) for form in secrets if form in text], type(holder)
+
+    search()
+    final = client.final(server.challenge())
+    secrets.add(final.rpartition(b",p=")[2].decode())
+    search()
+    signature = server.finish(final)
+    secrets.add(signature[2:].decode())
+    client.verify(signature)
+    search()
+
+
 def test_the_search_would_find_a_key() -> None:
     leaking = dataclasses.make_dataclass("Leaking", ["key"])(FORWARD)
     assert any(form in text for text in texts(leaking) for form in spellings(FORWARD))
@@ -125,4 +149,4 @@ def test_no_dataclass_prints_a_secret_field() -> None:
                     if field.name in SECRET_FIELDS:
                         assert not field.repr, f"{thing.__module__}.{thing.__name__}.{field.name}"
                         checked.add(field.name)
-    assert {"forward", "backward"} <= checked
+    assert {"forward", "backward", "stored_key", "server_key"} <= checked

@@ -81,13 +81,15 @@ class FernetSealer:
         """57 bytes and the padded body: 64 bytes longer than a body that is itself a layer."""
         if self._counter > _LAST_COUNTER:
             raise TooLarge("the layer's counter is used up")
-        plain = _PLAIN_HEAD.pack(self._counter, kind, 0) + body
+        head = _PLAIN_HEAD.pack(self._counter, kind, 0)
         self._counter += 1
-        padding = _PADDING[_BLOCK - len(plain) % _BLOCK]
-        signed = _FERNET_HEAD + self._cbc.update(self._entropy(_BLOCK) + plain + padding)
+        padding = _PADDING[_BLOCK - (len(head) + len(body)) % _BLOCK]
+        # Each join is one copy of 16 KiB, each `+` would be another.
+        encrypted = self._cbc.update(b"".join((self._entropy(_BLOCK), head, body, padding)))
         tag = self._hmac.copy()
-        tag.update(signed)
-        return signed + tag.finalize()
+        tag.update(_FERNET_HEAD)
+        tag.update(encrypted)
+        return b"".join((_FERNET_HEAD, encrypted, tag.finalize()))
 
 
 class FernetOpener:
@@ -104,12 +106,12 @@ class FernetOpener:
         size = len(layer) - _FERNET_AROUND
         if size <= 0 or size % _BLOCK:
             raise AuthenticationFailed("layer")
-        signed = layer[:-_TAG]
+        view = memoryview(layer)  # its slices are no copies
         tag = self._hmac.copy()
-        tag.update(signed)
-        if not hmac.compare_digest(tag.finalize(), layer[-_TAG:]) or not signed.startswith(_FERNET_HEAD):
+        tag.update(view[:-_TAG])
+        if not hmac.compare_digest(tag.finalize(), view[-_TAG:]) or view[:_IV_AT] != _FERNET_HEAD:
             raise AuthenticationFailed("layer")
-        plain = self._cbc.update(signed[_IV_AT:])
+        plain = self._cbc.update(view[_IV_AT:-_TAG])
         padding = plain[-1]
         if not 0 < padding <= _BLOCK or not plain.endswith(_PADDING[padding]):
             raise AuthenticationFailed("layer")

@@ -34,7 +34,7 @@ class Address:
     @property
     def ip(self) -> IpAddress | None:
         """The host as an IP address, None when it is a name."""
-        return _ip(self.host)
+        return ip_of(self.host)
 
 
 def parse_address(text: str) -> Address:
@@ -64,7 +64,7 @@ def _parse_host(host: str) -> str:
             raise Malformed(f"{_quote(host)} is not an IPv6 address") from None
     if ":" in host:
         raise Malformed(f"{_quote(host)}: an IPv6 address stands in brackets, like [::1]:9001")
-    if (ip := _ip(host)) is not None:
+    if (ip := ip_of(host)) is not None:
         return str(ip)
     labels = host.split(".")
     named = len(host) <= MAX_NAME and all(_LABEL.fullmatch(label) for label in labels)
@@ -79,7 +79,10 @@ def _spell(ip: IPv6Address) -> str:
     return str(ip)
 
 
-def _ip(host: str) -> IpAddress | None:
+def ip_of(host: str) -> IpAddress | None:
+    """The host as an IP address, None when it is a name."""
+    if not (":" in host or host[-1:].isdigit()):
+        return None  # as most are: trying costs more than all the rest of a look at a name
     try:
         return ip_address(host)
     except ValueError:

@@ -30,7 +30,7 @@ from common.net.handshake import PATIENCE, connect, receive, send_all, shake_han
 from common.net.kernel_queue import KernelQueue
 from common.net.outbox import HIGH_WATER, Outbox
 from common.net.tls import TlsSession, client_context
-from common.wire.cells import Cell, Command, choose_version, encode_cell, encode_hello
+from common.wire.cells import LONG_CELL, Cell, Command, choose_version, encode_cell, encode_hello
 from common.wire.framing import CellReader
 
 RECEIVE_BUFFER = 262_144  # bytes per read: 16 long cells, beyond which nothing is gained
@@ -159,13 +159,14 @@ class Link:
 
     # ---- sending: any thread, never waits
 
-    def queue(self, circuit_id: int, command: int, body: bytes) -> None:
-        """Queues one cell, to be sent by the next `flush`; on a closed link it is dropped. Raises `TooLarge`."""
-        cell = encode_cell(circuit_id, command, body)
+    def queue(self, circuit_id: int, command: int, *bodies: bytes) -> None:
+        """Queues cells, to be sent by the next `flush`; on a closed link they are dropped. Raises `TooLarge`."""
+        cells = [encode_cell(circuit_id, command, body) for body in bodies]
         with self._lock:
             if self.closed:
                 return
-            self._outbox.append(circuit_id, cell)
+            for cell in cells:
+                self._outbox.append(circuit_id, cell)
             overloaded = self._outbox.size > MAX_BACKLOG
         if overloaded:
             self.close("the link is overloaded", DestroyReason.LIMIT)
@@ -382,11 +383,12 @@ class Link:
                 if outbox.drained:
                     drained += outbox.drained
                     outbox.drained.clear()
-            if len(cells) == 1:
-                tls.write(cells[0])
-            else:
-                for _, run in groupby(cells, len):
-                    tls.write(b"".join(run))  # TLS cuts at 16,384: a long cell or 16 short ones are one record
+            for size, run in groupby(cells, len):
+                if size == LONG_CELL:
+                    for cell in run:
+                        tls.write(cell)  # a record by itself: joining would only copy
+                else:
+                    tls.write(b"".join(run))  # TLS cuts at 16,384: 16 short cells are one record
             self.cells_out += len(cells)
             if not self._send(tls.outgoing()):
                 return drained

@@ -1,6 +1,6 @@
 """One plain socket of a stream, attached to the pump.
 
-* Only the pump's thread reads, changes the selector and calls the owner, and it holds no lock when it calls.
+* Only the pump's thread reads, changes the poller and calls the owner, and it holds no lock when it calls.
 * Any thread may write: it sends by itself when nothing is queued, so most bytes never change threads.
 * Any other wish of another thread is left in an attribute, and the pump is asked to look.
 * States: OPEN, CLOSING (the queue is still delivered, the owner hears nothing more), CLOSED.
@@ -10,7 +10,6 @@
 import enum
 import logging
 import os
-import selectors
 import socket
 import struct
 import threading
@@ -18,13 +17,13 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
+from common.net.poller import ENDED, READ, WRITE
+
 if TYPE_CHECKING:
     from common.net.pump import Pump, Timer
 
 _log = logging.getLogger(__name__)
 
-READ = selectors.EVENT_READ
-WRITE = selectors.EVENT_WRITE
 # One recv. Measured: 262,144 is no faster in bulk, and costs 21 instead of 3 us when 64 bytes arrive, because the
 # allocator maps and unmaps memory for each.
 RECV_SIZE = 65_536
@@ -221,16 +220,15 @@ class Plug:
             self._bug()
 
     def ready(self, events: int) -> None:
-        """The selector's events."""
+        """The poller's events."""
         try:
             if self._connecting:
                 self._connected()
                 return
             if events & WRITE:
                 self._flush()
-            if events & READ and self._read():
-                # A peer that answers and leaves has done both by now: its end then shares the cell of its bytes.
-                self._read()
+            if events & READ and self._read() and events & ENDED:
+                self._read()  # most likely the end: it then shares the cell of the last bytes
         except Exception:
             self._bug()
 
@@ -253,7 +251,7 @@ class Plug:
                 timer.cancel()
         self._timer = self._linger = None
         if self._interest:
-            self._pump.watch(self._fd, self._interest, 0, self.ready)
+            self._pump.watch(self._fd, 0, self.ready)
             self._interest = 0
         with self._lock:
             self._drop()
@@ -263,7 +261,7 @@ class Plug:
     # ---- the pump's thread: steps ----
 
     def _watch(self) -> None:
-        """Brings the selector's interest in line; costs a system call only when it changed."""
+        """Brings the poller's interest in line; costs a system call only when it changed."""
         if self._state is _CLOSED:
             return
         if self._connecting:
@@ -271,7 +269,7 @@ class Plug:
         else:
             interest = (0 if self._paused or self._ended else READ) | (WRITE if self._chunks else 0)
         if interest != self._interest:
-            self._pump.watch(self._fd, self._interest, interest, self.ready)
+            self._pump.watch(self._fd, interest, self.ready)
             self._interest = interest
 
     def _read(self) -> bool:

@@ -1,6 +1,6 @@
 """One thread that serves the plain sockets of all streams: 2,000 streams must not be 4,000 threads.
 
-* The selector, the timers and every callback belong to the pump's thread; nothing it runs may wait.
+* The poller, the timers and every callback belong to the pump's thread; nothing it runs may wait.
 * `call` is the only way in for other threads. A byte on a socketpair wakes the pump, and only when it waits.
 * An unexpected exception in a callback is logged and ends one plug at most; the pump goes on.
 """
@@ -8,7 +8,6 @@
 import heapq
 import itertools
 import logging
-import selectors
 import socket
 import threading
 import time
@@ -18,7 +17,8 @@ from functools import partial
 from typing import Any
 
 from common.net.deadline import Deadline
-from common.net.plug import READ, Plug, PlugOwner
+from common.net.plug import Plug, PlugOwner
+from common.net.poller import READ, Handler, Poller
 from common.net.turn import TURN
 
 __all__ = ["Plug", "PlugOwner", "Pump", "Timer"]
@@ -53,7 +53,7 @@ class Pump:
     def __init__(self, name: str = "pump") -> None:
         self.name = name
         self.stale_timers = 0
-        self._selector = selectors.DefaultSelector()
+        self._poller = Poller()
         self._calls: deque[Callable[[], object]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
@@ -65,7 +65,7 @@ class Pump:
         self._bell, self._waker = socket.socketpair()
         self._bell.setblocking(False)
         self._waker.setblocking(False)
-        self._selector.register(self._bell, READ, self._rung)
+        self._poller.watch(self._bell.fileno(), READ, self._rung)
         self._no_socket = socket.socket()  # stands in where no socket could be made
         self._no_socket.close()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -175,14 +175,9 @@ class Pump:
 
     # ---- the pump's thread: for plugs and listeners ----
 
-    def watch(self, fd: int, before: int, after: int, handler: Callable[[int], None]) -> None:
-        """Changes the interest in a descriptor; none at all is unregistered, or a hang-up would spin."""
-        if not after:
-            self._selector.unregister(fd)
-        elif before:
-            self._selector.modify(fd, after, handler)
-        else:
-            self._selector.register(fd, after, handler)
+    def watch(self, fd: int, events: int, handler: Handler) -> None:
+        """Changes the interest in a descriptor."""
+        self._poller.watch(fd, events, handler)
 
     def forget(self, member: "Plug | _Listener") -> None:
         """A member has closed its socket."""
@@ -191,13 +186,13 @@ class Pump:
     # ---- the pump's thread: the loop ----
 
     def _run(self) -> None:
-        calls, select = self._calls, self._selector.select
-        events: list[tuple[selectors.SelectorKey, int]] = []
+        calls, wait = self._calls, self._poller.wait
+        events: list[tuple[Handler, int]] = []
         try:
             while True:
                 TURN.begin()
-                for key, ready in events:
-                    key.data(ready)
+                for handler, ready in events:
+                    handler(ready)
                 for _ in range(len(calls)):  # not those that come meanwhile: sockets are looked at first
                     self._guarded(calls.popleft())
                 timeout = self._run_timers() if self._timers else None
@@ -205,7 +200,7 @@ class Pump:
                 if self._stopping:
                     return
                 self._waiting = True  # before looking: who calls after the look rings
-                events = select(0 if calls else timeout)
+                events = wait(0 if calls else timeout)
                 self._waiting = False
         finally:
             self._close_all()
@@ -250,7 +245,7 @@ class Pump:
             member.dispose()
         self._calls.clear()
         self._timers.clear()
-        self._selector.close()
+        self._poller.close()
         self._bell.close()
 
 
@@ -268,7 +263,7 @@ class _Listener:
         """Starts, or goes on after a pause."""
         if self._sock.fileno() >= 0:
             self._watched = True
-            self._pump.watch(self._sock.fileno(), 0, READ, self.ready)
+            self._pump.watch(self._sock.fileno(), READ, self.ready)
 
     def ready(self, _ready: int) -> None:
         """Takes what waits, up to a bound."""
@@ -299,7 +294,7 @@ class _Listener:
     def _unwatch(self) -> None:
         if self._watched:
             self._watched = False
-            self._pump.watch(self._sock.fileno(), READ, 0, self.ready)
+            self._pump.watch(self._sock.fileno(), 0, self.ready)
 
     def dispose(self) -> None:
         """Stops listening and closes; idempotent."""

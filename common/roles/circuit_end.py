@@ -6,7 +6,6 @@ circuit, then link; a plug is never called with the circuit's lock held.
 """
 
 import threading
-from collections.abc import Sequence
 from time import monotonic
 from typing import Protocol
 
@@ -236,31 +235,26 @@ class CircuitEnd:
     def queue_cells(self) -> bool:
         """Queues what the machine wants sent; True when there was anything."""
         assert self.lock.locked()
-        cells = self.machine.take_cells(monotonic())
-        for body in cells:
-            self.link.queue(self.circuit_id, Command.RELAY, body)
-        return bool(cells)
+        bodies = self.machine.take_cells(monotonic())
+        self.link.queue(self.circuit_id, Command.RELAY, *bodies)
+        return bool(bodies)
 
-    def claim(self, actions: Sequence[Action]) -> list[tuple[Action, Attachment | None]]:
-        """Each action with the attachment it is for.
+    def claim(self, action: Action) -> Attachment | None:
+        """The attachment that an action is for.
 
         Taken from the table in the moment in which the machine moved on: a stream may be over, and gone from the
         table, before what came on it is delivered.
         """
         assert self.lock.locked()
-        claimed: list[tuple[Action, Attachment | None]] = []
-        attachments = self.attachments
-        for action in actions:
-            attachment = None
-            match action:
-                case OpenTarget(stream_id):
-                    attachment = attachments[stream_id] = self.attach(action)
-                case StreamEnded(stream_id) | PeerFinished(stream_id, True):
-                    attachment = attachments.pop(stream_id, None)
-                case Deliver(stream_id) | Credit(stream_id) | Opened(stream_id) | PeerFinished(stream_id):
-                    attachment = attachments.get(stream_id)
-            claimed.append((action, attachment))
-        return claimed
+        match action:
+            case Deliver(stream_id) | Credit(stream_id) | Opened(stream_id) | PeerFinished(stream_id, False):
+                return self.attachments.get(stream_id)
+            case StreamEnded(stream_id) | PeerFinished(stream_id):
+                return self.attachments.pop(stream_id, None)
+            case OpenTarget(stream_id):
+                self.attachments[stream_id] = attachment = self.attach(action)
+                return attachment
+        return None
 
     def attach(self, action: OpenTarget) -> Attachment:
         """What will carry a stream that the other side opens: an exit's."""

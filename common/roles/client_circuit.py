@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from common.circuit.actions import Action, Answered, Built, HopAdded, Opened
@@ -209,19 +209,28 @@ class ClientCircuit(CircuitEnd):
 
     # ---- CircuitSide: the link's reader
 
-    def cell(self, command: int, body: bytes) -> None:
-        """CREATED or RELAY."""
+    def cells(self, bodies: Sequence[bytes]) -> None:
+        """From the relays."""
+        now = monotonic()
+        claimed: list[tuple[Action, Attachment | None]] = []
         with self.lock:
             if self.closed:
                 return
-            if command == Command.CREATED:
-                actions = self.origin.created(body)
-            else:
-                actions = self.origin.receive(body, monotonic())
-            claimed = self.claim(actions)
+            for body in bodies:
+                claimed += [(action, self.claim(action)) for action in self.origin.receive(body, now)]
         TURN.settle(self)
         for action, attachment in claimed:
             self._perform(action, attachment)
+
+    def created(self, body: bytes) -> None:
+        """From the first hop."""
+        with self.lock:
+            if self.closed:
+                return
+            actions = self.origin.created(body)
+        TURN.settle(self)
+        for action in actions:
+            self._perform(action, None)
 
     def failed(self, reason: DestroyReason) -> None:
         """Over, whoever ended it."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
-from common.directory.addresses import Address, unmap
+from common.directory.addresses import Address, ip_of, unmap
 from common.directory.exit_policy import WEB_PORTS, ExitPolicy
 from common.errors import EndReason, Malformed
 from common.net.plug import Plug
@@ -80,11 +80,8 @@ class Exit:
 
         On the caller's thread for a literal, else on the pump's; never both. Never waits.
         """
-        try:
-            literal = ip_address(host.strip("[]"))
-        except ValueError:
-            pass
-        else:
+        literal = ip_of(host.strip("[]"))
+        if literal is not None:
             done([literal], EndReason.DONE)
             return
         self._submit(lambda: self._resolve(host, flags, done), lambda reason: done([], reason))

@@ -14,9 +14,9 @@ A circuit therefore marks itself closed, under its lock, before its DESTROY is q
 import logging
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from common.errors import Closed, DestroyReason, ProtocolError, TooLarge, Unexpected
 from common.net.deadline import Deadline
@@ -32,6 +32,7 @@ _LOOK_CLOSER = 8_388_608  # bytes waiting on a link below which nobody counts
 IDLE_LINK = 180.0  # seconds without a circuit after which a link is closed
 
 _logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 Place = tuple[bytes, str, int]  # identity, host and port of a relay
 
@@ -39,8 +40,11 @@ Place = tuple[bytes, str, int]  # identity, host and port of a relay
 class CircuitSide(Protocol):
     """A circuit as one of its links sees it. All methods are called on the link's reader, and never wait."""
 
-    def cell(self, command: int, body: bytes) -> None:
-        """A CREATED or RELAY cell; raises `ProtocolError`, and the circuit is then failed."""
+    def cells(self, bodies: Sequence[bytes]) -> None:
+        """RELAY cells in order; raises `ProtocolError`, and the circuit is then failed."""
+
+    def created(self, body: bytes) -> None:
+        """The other side answered CREATE; raises as `cells`."""
 
     def failed(self, reason: DestroyReason) -> None:
         """The circuit ended: by the peer's DESTROY, by the link's end, or because `cell` raised.
@@ -55,8 +59,11 @@ class CircuitSide(Protocol):
 class _Closing:
     """Stands in for a circuit whose DESTROY was sent and not yet answered."""
 
-    def cell(self, command: int, body: bytes) -> None:
-        """Was sent before the peer knew."""
+    def cells(self, bodies: Sequence[bytes]) -> None:
+        """Were sent before the peer knew."""
+
+    def created(self, body: bytes) -> None:
+        """Likewise."""
 
     def failed(self, reason: DestroyReason) -> None:
         """Over at last."""
@@ -206,23 +213,30 @@ class Links:
     # ---- LinkOwner
 
     def link_cells(self, link: Link, cells: list[Cell]) -> None:
-        """Hands each cell to its circuit; what that makes to be sent is sent once for all of them."""
+        """Hands the cells to their circuits, those that follow each other together.
+
+        What that makes to be sent is sent once for all of them.
+        """
         table = self._tables.get(link)
         if table is None:
             return
         flushed: list[Link] = []
         TURN.begin()
         try:
-            for cell in cells:
-                side = table.get(cell.circuit_id)
-                if side is None:
-                    self._first_cell(link, table, cell)
-                elif cell.command == Command.DESTROY:
-                    self._destroyed(link, table, cell)
-                elif cell.command == Command.CREATE:
-                    raise Unexpected("CREATE for a circuit id in use")
-                else:
-                    self._deliver(link, side, cell)
+            at, count = 0, len(cells)
+            while at < count:
+                cell = cells[at]
+                circuit_id, command, body = cell
+                at += 1
+                side = table.get(circuit_id)
+                if side is None or command != Command.RELAY:
+                    self._other_cell(link, table, side, cell)
+                    continue
+                bodies = [body]
+                while at < count and cells[at][:2] == (circuit_id, command):
+                    bodies.append(cells[at].body)
+                    at += 1
+                self._deliver(link, circuit_id, side, side.cells, bodies)
         finally:
             flushed = TURN.end()
         for other in flushed:
@@ -268,6 +282,17 @@ class Links:
             side.failed(DestroyReason.LIMIT)
             self.destroy(link, circuit_id, DestroyReason.LIMIT)
 
+    def _other_cell(self, link: Link, table: Table, side: CircuitSide | None, cell: Cell) -> None:
+        """Not RELAY for a circuit that is."""
+        if side is None:
+            self._first_cell(link, table, cell)
+        elif cell.command == Command.DESTROY:
+            self._destroyed(link, table, cell)
+        elif cell.command == Command.CREATED:
+            self._deliver(link, cell.circuit_id, side, side.created, cell.body)
+        else:
+            raise Unexpected("CREATE for a circuit id in use")
+
     def _first_cell(self, link: Link, table: Table, cell: Cell) -> None:
         circuit_id, command, body = cell
         if link.dialled or self._new_circuit is None or command not in (Command.CREATE, Command.DESTROY):
@@ -287,9 +312,12 @@ class Links:
             link.queue(circuit_id, Command.DESTROY, encode_destroy(error.reason))
             TURN.flush(link)
 
-    def _deliver(self, link: Link, side: CircuitSide, cell: Cell) -> None:
+    def _deliver(
+        self, link: Link, circuit_id: int, side: CircuitSide, take: Callable[[_T], None], what: _T
+    ) -> None:
+        """Hands something to a circuit, which ends when it cannot take it."""
         try:
-            side.cell(cell.command, cell.body)
+            take(what)
         except ProtocolError as error:
             _logger.debug("%s: a circuit ends: %s", link.name, error)
             reason = error.reason
@@ -299,7 +327,7 @@ class Links:
         else:
             return
         side.failed(reason)
-        self.destroy(link, cell.circuit_id, reason)
+        self.destroy(link, circuit_id, reason)
 
     def _destroyed(self, link: Link, table: Table, cell: Cell) -> None:
         reason = decode_destroy(cell.body)

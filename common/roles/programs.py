@@ -14,12 +14,14 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from time import monotonic
 
 from common.net.pump import Pump, Timer
 
 Ends = tuple[tuple[str, int], tuple[str, int]]  # addresses of a connection: the other side's, ours
 
 PAUSE = 1.0  # seconds between two looks through all processes: each costs some ten thousand system calls at most
+REST = 50  # a look is followed by so many times its own length without one: it takes 2 % of the time at most
 _MAX_WAITING = 256  # connections looked for at once; a program that is missed will come again
 _MAX_TOLD = 1_024  # programs remembered
 _MAPPED = bytes(10) + b"\xff\xff"  # before an IPv4 address in IPv6 form
@@ -92,7 +94,8 @@ def _printable(name: str) -> str:
 class AddressNotices:
     """Warns once per program that asks for targets by address. `note` is for the pump's thread, and never waits.
 
-    Who asks is found on a short-lived thread, for all that wait at once, and at most every `PAUSE` seconds.
+    Who asks is found on a short-lived thread, for all that wait at once, and at most every `PAUSE` seconds; where
+    a look takes long, because there are many connections, less often.
     """
 
     def __init__(self, pump: Pump) -> None:
@@ -102,7 +105,7 @@ class AddressNotices:
         self._told: set[tuple[str, ...]] = set()
         self._thread: threading.Thread | None = None
         self._timer: Timer | None = None
-        self._busy = False  # a look is under way, or one was within the last `PAUSE` seconds
+        self._busy = False  # a look is under way, or one was a moment ago
         self._closed = False
 
     def note(self, ends: Ends, otherwise: tuple[str, ...], then: Callable[[], None]) -> None:
@@ -144,6 +147,7 @@ class AddressNotices:
             then()
 
     def _look(self, waiting: dict[Ends, tuple[str, ...]], then: Callable[[], None] | None) -> None:
+        begun = monotonic()
         try:
             names = programs_of(waiting)
         finally:
@@ -163,4 +167,4 @@ class AddressNotices:
                     name or "a program that could not be identified",
                 )
         with self._lock:
-            self._timer = self._pump.call_later(PAUSE, self._begin)
+            self._timer = self._pump.call_later(max(PAUSE, REST * (monotonic() - begun)), self._begin)

@@ -277,7 +277,7 @@ def _flags(request: Request) -> BeginFlags:
     """A literal address says by itself which family is meant."""
     if not request.literal_ip:
         return BeginFlags.ANY
-    return BeginFlags.IPV4_ONLY if ip_address(request.host).version == 4 else BeginFlags.IPV6_ONLY
+    return BeginFlags.IPV6_ONLY if ":" in request.host else BeginFlags.IPV4_ONLY
 
 
 def _pick(addresses: tuple[IPAddress, ...], ipv4_only: bool) -> str:

@@ -1,7 +1,7 @@
 """A circuit as a relay sees it: the link it came from, and the link or streams it goes on by."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from time import monotonic
 
@@ -33,25 +33,33 @@ class RelayCircuit(CircuitEnd):
 
     # ---- from the client's side
 
-    def cell(self, command: int, body: bytes) -> None:
-        """RELAY: one layer comes off."""
-        if command != Command.RELAY:
-            raise Unexpected("CREATED from the client's side")
+    def cells(self, bodies: Sequence[bytes]) -> None:
+        """One layer comes off each."""
+        now = monotonic()
+        passed_on: list[bytes] = []
+        claimed: list[tuple[Action, Attachment | None]] = []
         with self.lock:
             if self.closed:
                 return
-            actions = self.hop.receive_forward(body, monotonic())
-            match actions:
-                case [PassOn(inner)]:
-                    assert self._next is not None
-                    link, circuit_id = self._next
-                    link.queue(circuit_id, Command.RELAY, inner)
-                    TURN.flush(link)
-                    return
-            claimed = self.claim(actions)
+            for body in bodies:
+                for action in self.hop.receive_forward(body, now):
+                    if isinstance(action, PassOn):
+                        passed_on.append(action.body)
+                    else:
+                        claimed.append((action, self.claim(action)))
+            if passed_on:
+                assert self._next is not None
+                link, circuit_id = self._next
+                link.queue(circuit_id, Command.RELAY, *passed_on)
+                TURN.flush(link)
+                return  # a relay in the middle is spoken to no more
         TURN.settle(self)
         for action, attachment in claimed:
             self._perform(action, attachment)
+
+    def created(self, body: bytes) -> None:
+        """Not from this side."""
+        raise Unexpected("CREATED from the client's side")
 
     def failed(self, reason: DestroyReason) -> None:
         """The client's side is over: so is the rest."""
@@ -134,18 +142,24 @@ class _Next:
     def __init__(self, circuit: RelayCircuit) -> None:
         self._circuit = circuit
 
-    def cell(self, command: int, body: bytes) -> None:
-        """CREATED ends the extension; RELAY gets one layer more."""
+    def cells(self, bodies: Sequence[bytes]) -> None:
+        """Each gets one layer more."""
         circuit = self._circuit
         with circuit.lock:
             if circuit.closed:
                 return
-            if command == Command.CREATED:
-                circuit.hop.extended(body)
-                circuit.queue_cells()
-            else:
-                circuit.link.queue(circuit.circuit_id, Command.RELAY, circuit.hop.receive_backward(body))
+            layers = [circuit.hop.receive_backward(body) for body in bodies]
+            circuit.link.queue(circuit.circuit_id, Command.RELAY, *layers)
         TURN.flush(circuit.link)
+
+    def created(self, body: bytes) -> None:
+        """The circuit is longer by a hop."""
+        circuit = self._circuit
+        with circuit.lock:
+            if circuit.closed:
+                return
+            circuit.hop.extended(body)
+        TURN.settle(circuit)
 
     def failed(self, reason: DestroyReason) -> None:
         """The far side is over: tell the client's."""

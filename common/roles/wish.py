@@ -11,11 +11,11 @@ answer, so the target of the loser gets at most a connection that is closed with
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from ipaddress import ip_address
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from common.circuit.trace import Trace
+from common.directory.addresses import ip_of
 from common.directory.descriptor import Descriptor
 from common.directory.exit_policy import WEB_PORTS
 from common.errors import EndReason
@@ -132,7 +132,7 @@ class Opening(Wish):
         self.first = first
         self.streams: list[ClientStream] = []  # one for each circuit it was begun on
         self._port = port
-        self._address = _literal(host)
+        self._address = ip_of(host)
         self._refuse_stream = refused
 
     @property
@@ -179,13 +179,6 @@ class Opening(Wish):
         self._refuse_stream(reason)
 
 
-def _literal(host: str) -> IPAddress | None:
-    try:
-        return ip_address(host)
-    except ValueError:
-        return None
-
-
 class Question(Wish):
     """A name to look up, or the address of one."""
 
@@ -207,7 +200,7 @@ class Question(Wish):
         """Relays that let nothing out look nothing up either, nor name an address that they do not reach."""
         if exit_.identity in self.avoid:
             return False
-        address = _literal(self.host)
+        address = ip_of(self.host)
         if self.sought is Sought.NAME and address is not None:
             return any(exit_.policy.allows(address, port) for port in WEB_PORTS)
         return any(map(exit_.policy.may_allow_port, WEB_PORTS))

@@ -49,10 +49,10 @@ def encode_cell(circuit_id: int, command: int, body: bytes) -> bytes:
     """The 1,024 or 16,384 bytes of a cell; raises `TooLarge` when the body does not fit."""
     length = len(body)
     if length <= MAX_SHORT_BODY:
-        return HEADER.pack(circuit_id, command, length) + body + ZEROS[: MAX_SHORT_BODY - length]
+        return b"".join((HEADER.pack(circuit_id, command, length), body, ZEROS[: MAX_SHORT_BODY - length]))
     if length > MAX_BODY:
         raise TooLarge("a cell's body is at most 16,377 bytes")
-    return HEADER.pack(circuit_id, command | LONG_FLAG, length) + body + ZEROS[: MAX_BODY - length]
+    return b"".join((HEADER.pack(circuit_id, command | LONG_FLAG, length), body, ZEROS[: MAX_BODY - length]))
 
 
 def encode_hello(versions: tuple[int, ...] = VERSIONS) -> bytes:

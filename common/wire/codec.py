@@ -1,5 +1,6 @@
 """Reading fixed-width fields from bytes: what is short is `Malformed`, and so is what is left over."""
 
+import re
 import struct
 
 from common.errors import Malformed
@@ -7,6 +8,7 @@ from common.errors import Malformed
 U16 = struct.Struct(">H")
 U32 = struct.Struct(">I")
 U64 = struct.Struct(">Q")
+is_printable = re.compile(rb"[\x21-\x7e]{1,255}").fullmatch  # a name or an address as it may stand on the wire
 
 
 class Reader:
@@ -42,7 +44,7 @@ class Reader:
     def short_string(self) -> str:
         """A length byte, then that many bytes of printable ASCII (host names and addresses)."""
         raw = self.take(self.u8())
-        if not raw or not all(0x21 <= byte <= 0x7E for byte in raw):
+        if not is_printable(raw):
             raise Malformed("not a printable name")
         return raw.decode("ascii")
 
@@ -63,6 +65,6 @@ def pack_short_string(text: str) -> bytes:
         raw = text.encode("ascii")
     except UnicodeEncodeError:
         raise Malformed("not an ASCII name") from None
-    if not 0 < len(raw) < 256 or not all(0x21 <= byte <= 0x7E for byte in raw):
+    if not is_printable(raw):
         raise Malformed("not a printable name of 1 to 255 bytes")
     return bytes([len(raw)]) + raw

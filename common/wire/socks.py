@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 
 from common.errors import EndReason
-from common.wire.codec import U16, pack_short_string
+from common.wire.codec import U16, is_printable, pack_short_string
 
 Bound = tuple[str, int]  # host and port in a reply
 Credentials = tuple[str, str]  # user and password
@@ -29,6 +29,7 @@ UNBOUND: Bound = ("0.0.0.0", 0)  # a reply that tells nothing about the exit
 MAX_FIELD = 255  # user ids and names of SOCKS4 are bounded as those of SOCKS5 are by their length byte
 _NO_AUTH, _USER_PASSWORD, _NO_METHOD = 0, 2, 0xFF  # RFC 1928, section 3
 _IPV4, _NAME, _IPV6 = 1, 3, 4  # RFC 1928, section 5
+_UNBOUND5 = bytes([0, _IPV4, 0, 0, 0, 0, 0, 0])
 _ADDRESS_SIZES = {_IPV4: 4, _IPV6: 16}
 _PASSWORD_ACCEPTED, _PASSWORD_FAILED = b"\x01\x00", b"\x01\x01"  # RFC 1929, section 2
 
@@ -127,6 +128,8 @@ Step = Send | Request | Fail
 
 def reply5(code: Reply5, bound: Bound = UNBOUND) -> bytes:
     """A SOCKS5 reply; `bound` is an address or a name. Raises `Malformed` when a name cannot be written."""
+    if bound is UNBOUND:
+        return bytes([5, code]) + _UNBOUND5
     host, port = bound
     try:
         packed = ipaddress.ip_address(host).packed
@@ -174,7 +177,7 @@ def is_address(host: str) -> bool:
 
 def is_name(raw: bytes) -> bool:
     """Whether `raw` can stand for a host: 1 to 255 bytes of printable ASCII."""
-    return 0 < len(raw) <= MAX_FIELD and all(0x21 <= byte <= 0x7E for byte in raw)
+    return is_printable(raw) is not None
 
 
 class Handshake:

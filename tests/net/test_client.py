@@ -18,7 +18,6 @@ from common.roles import exit as exit_module
 from common.roles.client import Client, _Quiet
 from common.roles.client_circuit import ClientCircuit
 from common.roles.wish import Opening
-from common.wire.cells import Command
 from tests.net.in_process import (
     NETWORK,
     InProcess,
@@ -584,8 +583,11 @@ def test_a_circuit_whose_relay_says_nothing_is_given_up_in_time(network: InProce
 
 
 class _Mute:
-    def cell(self, command: int, body: bytes) -> None:
-        assert command == Command.RELAY
+    def cells(self, bodies: object) -> None:
+        pass
+
+    def created(self, body: bytes) -> None:
+        raise AssertionError("nobody is asked to create anything")
 
     def failed(self, reason: object) -> None:
         pass

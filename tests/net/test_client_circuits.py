@@ -153,7 +153,10 @@ def test_a_client_whose_guard_freezes_works_within_seconds(
 class Mute:
     """A circuit of a relay that has frozen."""
 
-    def cell(self, command: int, body: bytes) -> None:
+    def cells(self, bodies: object) -> None:
+        pass
+
+    def created(self, body: bytes) -> None:
         pass
 
     def failed(self, reason: object) -> None:
@@ -168,7 +171,7 @@ class Mute:
 
 def swallow(circuit: ClientCircuit) -> None:
     """From now on nothing that comes on this circuit is heard."""
-    circuit.cell = lambda *_: None  # type: ignore[method-assign]
+    circuit.cells = lambda *_: None  # type: ignore[method-assign]
 
 
 def test_a_stream_that_is_not_answered_is_asked_for_elsewhere_and_said_once(

@@ -1,7 +1,7 @@
 """The table of circuits on links: dispatch, one link per relay, and the order of DESTROY and data."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +28,11 @@ class Side:
         self.ended: list[DestroyReason] = []
         self._changed = threading.Condition()
 
-    def cell(self, command: int, body: bytes) -> None:
+    def cells(self, bodies: Sequence[bytes]) -> None:
+        for body in bodies:
+            self.created(body)
+
+    def created(self, body: bytes) -> None:
         if body == b"fault":
             raise Unexpected("as asked")
         if body == b"bug":

@@ -62,13 +62,13 @@ def test_the_sizes_are_what_the_relays_really_see(
     by_relay = {id(member.relay.relay.links): member.identity for member in network.members}
     for member in network.members:
         links = member.relay.relay.links
-        deliver = links._deliver
+        take = links.link_cells
 
-        def watch(link, side, cell, deliver=deliver, links=links):  # type: ignore[no-untyped-def]
-            seen.setdefault(by_relay[id(links)], []).append(len(cell.body))
-            deliver(link, side, cell)
+        def watch(link, cells, take=take, links=links):  # type: ignore[no-untyped-def]
+            seen.setdefault(by_relay[id(links)], []).extend(len(cell.body) for cell in cells)
+            take(link, cells)
 
-        monkeypatch.setattr(links, "_deliver", watch)
+        monkeypatch.setattr(links, "link_cells", watch)
     report = trace_request(client, f"{web.url}/bytes/50000")
     expected = {
         bytes.fromhex(hop.identity): sorted(

@@ -16,6 +16,7 @@ import pytest
 from common.net import plug as plug_module
 from common.net import pump as pump_module
 from common.net.deadline import Deadline
+from common.net.poller import READ
 from common.net.pump import Plug, Pump
 
 WAIT = 20.0  # seconds before a test gives up waiting
@@ -404,25 +405,22 @@ def test_paused_reader_does_not_spin_and_resumes_from_another_thread(
 
 
 def count_turns(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How often the selector returned since now; the pump takes the counting selector up at its next start."""
+    """How often a handler was called since now."""
     count = [0]
-    handlers = {key: key.data for key in list(pump._selector.get_map().values())}
-    for key, data in handlers.items():
-
-        def counted(ready: int, data: Callable[[int], None] = data) -> None:
-            count[0] += 1
-            data(ready)
-
-        on_pump(pump, lambda key=key, counted=counted: pump._selector.modify(key.fd, key.events, counted))  # type: ignore[misc]
     real = pump.watch
 
-    def watch(fd: int, before: int, after: int, handler: Callable[[int], None]) -> None:
+    def watch(fd: int, events: int, handler: Callable[[int], None]) -> None:
         def counted(ready: int) -> None:
             count[0] += 1
             handler(ready)
 
-        real(fd, before, after, counted)
+        real(fd, events, counted)
 
+    def count_those_known() -> None:
+        for fd, (handler, events) in list(pump._poller._handlers.items()):
+            watch(fd, events, handler)
+
+    on_pump(pump, count_those_known)
     monkeypatch.setattr(pump, "watch", watch)
     return lambda: count[0]
 
@@ -680,7 +678,7 @@ def test_a_burst_of_calls_rings_once(monkeypatch: pytest.MonkeyPatch) -> None:
         rings.append(len(pump._bell.recv(4_096, socket.MSG_PEEK)))
         real(ready)
 
-    pump._selector.modify(pump._bell, 1, rung)
+    pump._poller.watch(pump._bell.fileno(), READ, rung)
     pump.start()
     try:
         entered, go = threading.Event(), threading.Event()

@@ -140,7 +140,7 @@ def test_data_that_came_with_the_end_is_delivered_though_the_program_has_ended_m
         assert attachment.adopt(plug)
         came: list[Message] = [Data(FIRST, b"last words"), End(FIRST, Direction.SENDING, EndReason.DONE)]
         with end.lock:
-            claimed = end.claim(end.endpoint.receive(came, bytes(PROOF), 0.0))
+            claimed = [(action, end.claim(action)) for action in end.endpoint.receive(came, bytes(PROOF), 0.0)]
         programs.shutdown(socket.SHUT_WR)
         finished = threading.Event()
         _until_forgotten(end, pump, finished)
