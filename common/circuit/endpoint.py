@@ -17,8 +17,9 @@ from common.circuit.actions import (
     PeerFinished,
     StreamEnded,
 )
+from common.circuit.congestion import CongestionWindow
 from common.circuit.stream import OWES_END, TAKES_DATA, Event, Side, State, Stream, next_state
-from common.circuit.window import CircuitReceiveWindow, CircuitSendWindow
+from common.circuit.window import CIRCUIT_WINDOW, CircuitReceiveWindow, CircuitSendWindow
 from common.errors import EndReason, TooLarge, Unexpected
 from common.wire.messages import (
     HEADER,
@@ -30,6 +31,7 @@ from common.wire.messages import (
     Drop,
     End,
     IPAddress,
+    Mark,
     Message,
     Resolve,
     Resolved,
@@ -42,6 +44,12 @@ LAST_STREAM_ID = 2**16 - 1  # ids only rise: a circuit that used them all is rep
 MAX_OPEN_STREAMS = 4_096  # per circuit: each is a socket at the exit, and descriptors are finite
 MAX_TABLE = 2 * MAX_OPEN_STREAMS  # with refused streams that the client has not ended yet
 
+QUIET = 4_096  # bytes in a window: a stream that sends less, such as a prompt's, need not wait for room in it
+OVERDRAFT = 16_384  # bytes that all such streams together may send beyond the congestion window
+ADVANCE_STREAMS = 8  # open streams up to which a new one gets at once what another grew to: memory is bounded
+MAX_ADVANCE = 4 * 2**20  # bytes granted so: 200 Mbit/s through three relays 25 ms from each other
+_MARK = Mark().encode()
+
 Seal = Callable[[bytes], tuple[bytes, bytes]]
 
 
@@ -52,12 +60,14 @@ class Endpoint:
         """`seal` gives a cell body and the end of its innermost layer; `max_messages` is the suite's."""
         self._side = side
         self._seal = seal
-        self._max_messages = max_messages
-        self._max_data = max_messages - HEADER.size
+        self._max_messages = max_messages - len(_MARK)  # any cell may turn out to be marked
+        self.max_data = self._max_messages - HEADER.size
         self._streams: dict[int, Stream] = {}
         self._highest = 0
         self._send_window = CircuitSendWindow()
         self._receive_window = CircuitReceiveWindow()
+        self._congestion = CongestionWindow(CIRCUIT_WINDOW)
+        self._learned = 0  # what a stream's window has grown to
         self._outgoing: list[tuple[bytes, int]] = []  # (encoded message, bytes of DATA in it)
         self._unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
 
@@ -67,16 +77,19 @@ class Endpoint:
         """All messages of one cell; `proof` is the end of its innermost layer. Raises `ProtocolError`."""
         actions: list[Action] = []
         count = 0
+        marked = False
         for message in messages:
             if isinstance(message, Data):
                 count += len(message.data)
                 self._receive_data(message, now, actions)
+            elif isinstance(message, Mark):
+                marked = True
             else:
                 self._receive(message, now, actions)
         if count:
-            limit = self._receive_window.cell_arrived(count)
-            if limit is not None:
-                self.tell(Sendme(0, limit, proof))
+            self._receive_window.cell_arrived(count)
+        if marked:
+            self.tell(Sendme(0, self._receive_window.marked(), proof))
         return actions
 
     def _receive_data(self, message: Data, now: float, actions: list[Action]) -> None:
@@ -91,7 +104,7 @@ class Endpoint:
     def _receive(self, message: Message, now: float, actions: list[Action]) -> None:
         match message:
             case Sendme(stream_id=0):
-                self._send_window.credit(message.total, message.proof)
+                self._receive_receipt(message, now)
                 actions.append(Credit(0))
             case Sendme():
                 self._receive_sendme(message, actions)
@@ -126,6 +139,11 @@ class Endpoint:
             self.resolved(message.stream_id, EndReason.LIMIT, (), 0)
         else:
             actions.append(LookUp(message.stream_id, message.host, message.sought))
+
+    def _receive_receipt(self, message: Sendme, now: float) -> None:
+        window = self._send_window
+        receipt = window.credit(message.total, message.proof)
+        self._congestion.measured(now - receipt.sent_at, receipt.newly, window.answered, window.sent)
 
     def _receive_sendme(self, message: Sendme, actions: list[Action]) -> None:
         stream = self._step(message.stream_id, Event.GOT_SENDME)
@@ -174,6 +192,7 @@ class Endpoint:
             return False
         stream.step(Event.CONNECTED)
         self.tell(Connected(stream_id, address, ttl))
+        self._advance(stream_id, stream)
         return True
 
     def resolved(
@@ -189,19 +208,35 @@ class Endpoint:
         return stream is not None and stream.may_send
 
     def sendable(self, stream_id: int) -> int:
-        """Bytes of DATA that both the stream's and the circuit's limit allow now."""
+        """Bytes of DATA that may be sent now: by the limits of stream and circuit, and the congestion window."""
         stream = self._streams.get(stream_id)
         if stream is None or not stream.may_send:
             return 0
+        limit = self._limit(stream)
+        return min(limit, self._room(stream)) if limit > 0 else 0
+
+    def _limit(self, stream: Stream) -> int:
         return min(stream.send_window.left, self._send_window.left - self._unsealed)
 
+    def _room(self, stream: Stream) -> int:
+        """Bytes that the congestion window leaves to a stream."""
+        sent, window = self._send_window.sent + self._unsealed, self._congestion.window
+        room = window - (sent - self._send_window.answered)
+        if room > 0:
+            return max(room, self.max_data)  # no slivers
+        self._congestion.refused()
+        return QUIET if room > -OVERDRAFT and stream.quiet(QUIET, sent, window) else 0
+
     def send(self, stream_id: int, data: bytes) -> None:
-        """Sends `data`, which `sendable` must allow."""
-        assert len(data) <= self.sendable(stream_id), "more than `sendable` allows"
-        self._streams[stream_id].send_window.take(len(data))
+        """Sends `data`, which `sendable` has allowed; the congestion window may have shrunk since."""
+        stream = self._streams[stream_id]
+        assert stream.may_send and len(data) <= self._limit(stream), "more than `sendable` allows"
+        self._advance(stream_id, stream)
+        stream.sent(len(data), self._send_window.sent + self._unsealed, self._congestion.window)
+        stream.send_window.take(len(data))
         self._unsealed += len(data)
-        for at in range(0, len(data), self._max_data):
-            piece = data[at : at + self._max_data]
+        for at in range(0, len(data), self.max_data):
+            piece = data[at : at + self.max_data]
             self._outgoing.append((encode_data_header(stream_id, len(piece)) + piece, len(piece)))
 
     def taken(self, stream_id: int, count: int, now: float) -> bool:
@@ -214,6 +249,7 @@ class Endpoint:
             return False
         assert stream.state is not State.CONNECTING, "nothing is taken before the target answers"
         limit = stream.receive_window.data_taken(count, now)
+        self._learned = min(max(self._learned, stream.receive_window.window), MAX_ADVANCE)
         if limit is None or stream.state not in (State.OPEN, State.LOCAL_ENDED):
             return False
         self.tell(Sendme(stream_id, limit))
@@ -241,20 +277,20 @@ class Endpoint:
         """Appends a message that is no DATA."""
         self._outgoing.append((message.encode(), 0))
 
-    def take_cells(self) -> list[bytes]:
+    def take_cells(self, now: float) -> list[bytes]:
         """The cell bodies to send now, sealed and in order; messages that fit together share a cell."""
         cells: list[bytes] = []
         parts: list[bytes] = []
         size = count = 0
         for message, data in self._outgoing:
             if size + len(message) > self._max_messages:
-                cells.append(self._seal_cell(parts, count))
+                cells.append(self._seal_cell(parts, count, now))
                 parts, size, count = [], 0, 0
             parts.append(message)
             size += len(message)
             count += data
-        if parts:
-            cells.append(self._seal_cell(parts, count))
+        if parts or self._send_window.stuck(self._congestion.step):
+            cells.append(self._seal_cell(parts, count, now))
         self._outgoing.clear()
         self._unsealed = 0
         return cells
@@ -288,10 +324,19 @@ class Endpoint:
 
     # ---- helpers
 
-    def _seal_cell(self, parts: list[bytes], count: int) -> bytes:
+    def _advance(self, stream_id: int, stream: Stream) -> None:
+        """Grants a new stream its larger window together with something that is sent anyway."""
+        limit = stream.receive_window.advance() if stream.state is State.OPEN else None
+        if limit is not None:
+            self.tell(Sendme(stream_id, limit))
+
+    def _seal_cell(self, parts: list[bytes], count: int, now: float) -> bytes:
+        mark = self._send_window.mark_due(count, self._congestion.step)
+        if mark:
+            parts.append(_MARK)
         body, proof = self._seal(b"".join(parts))
-        if count:
-            self._send_window.cell_sent(count, proof)
+        if count or mark:
+            self._send_window.cell_sent(count, proof if mark else None, now)
         return body
 
     def _next_id(self) -> int:
@@ -304,7 +349,8 @@ class Endpoint:
             raise Unexpected(f"{event.name} for a stream id that was used")
         if len(self._streams) >= MAX_TABLE:
             raise TooLarge("too many streams on the circuit")
-        self._streams[stream_id] = Stream(self._side, next_state(self._side, State.IDLE, event), now)
+        learned = self._learned if len(self._streams) < ADVANCE_STREAMS else 0
+        self._streams[stream_id] = Stream(self._side, next_state(self._side, State.IDLE, event), now, learned)
         self._highest = stream_id
 
     def _known(self, stream_id: int, event: Event) -> Stream | None:

@@ -87,9 +87,9 @@ class Hop:
         self.state = HopState.MIDDLE
         self.endpoint.tell(Extended(created))
 
-    def take_cells(self) -> list[bytes]:
+    def take_cells(self, now: float) -> list[bytes]:
         """The cell bodies this hop itself sends to the client; see `Endpoint.take_cells`."""
-        return self.endpoint.take_cells()
+        return self.endpoint.take_cells(now)
 
     def _extend(self, messages: Sequence[Message]) -> list[Action]:
         message = messages[0]

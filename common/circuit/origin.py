@@ -76,9 +76,9 @@ class Origin:
         """From now on `tap` is told of every cell; None ends that."""
         self._stack.tap = tap
 
-    def take_cells(self) -> list[bytes]:
+    def take_cells(self, now: float) -> list[bytes]:
         """The RELAY cell bodies to send now; see `Endpoint.take_cells`."""
-        return self.endpoint.take_cells()
+        return self.endpoint.take_cells(now)
 
     def _shake(self, hop: int) -> ClientHandshake:
         return ClientHandshake(self._path[hop].identity, self._path[hop].onion_key, self._suite)

@@ -127,13 +127,26 @@ def next_state(side: Side, state: State, event: Event) -> State:
 class Stream:
     """One stream of a circuit's end: its state and its windows."""
 
-    __slots__ = ("receive_window", "send_window", "side", "state")
+    __slots__ = ("_recent", "_recent_from", "receive_window", "send_window", "side", "state")
 
-    def __init__(self, side: Side, state: State, now: float) -> None:
+    def __init__(self, side: Side, state: State, now: float, learned: int = 0) -> None:
+        """`learned`: see `StreamReceiveWindow`."""
         self.side = side
         self.state = state
         self.send_window = StreamSendWindow()
-        self.receive_window = StreamReceiveWindow(now)
+        self.receive_window = StreamReceiveWindow(now, learned)
+        self._recent = 0  # bytes it sent since the circuit had sent `_recent_from`
+        self._recent_from = 0
+
+    def sent(self, count: int, circuit_sent: int, period: int) -> None:
+        """Counts what it sends in each `period` bytes of the circuit."""
+        if circuit_sent - self._recent_from >= period:
+            self._recent, self._recent_from = 0, circuit_sent
+        self._recent += count
+
+    def quiet(self, count: int, circuit_sent: int, period: int) -> bool:
+        """Whether it has sent less than `count` bytes in the current period."""
+        return self._recent < count or circuit_sent - self._recent_from >= period
 
     def step(self, event: Event) -> State:
         """Moves on and returns the state that was left; raises `Unexpected`."""

@@ -1,82 +1,121 @@
 """Flow control in bytes of DATA, as absolute limits: how much may have been sent since the start.
 
-A *circuit* limit runs 8 MiB ahead of what arrived. Both ends count the same bytes; each time the count crosses a
-multiple of 1 MiB, the receiver owes one SENDME that names that mark plus 8 MiB and repeats the end of the layer
-that crossed it, so a SENDME cannot be made up by who did not receive the cell.
+A *circuit* limit runs 8 MiB ahead of what arrived. Both ends count the same bytes. The sender marks a cell when
+it wants a receipt, after the first at most once in 32 KiB, and is owed one SENDME for each mark: it names the
+count at the end of that cell plus 8 MiB, and repeats the end of the cell's layer, so a SENDME cannot be made up
+by who did not receive it.
 
-A *stream* limit runs ahead of what the application took, by 512 KiB at first. The receiver doubles that, up to
-8 MiB, whenever a whole window was taken within two round trips: a stalled reader holds little and a long fat path
-is filled. Its estimate of the round trip is the least time between raising the limit and the first byte beyond the
-old one, which no sender can make shorter than it is.
+A *stream* limit runs ahead of what the application took, by 512 KiB at first. The receiver doubles that, up to 8
+MiB, whenever a whole window was taken within two round trips: a stalled reader holds little and a long fat path
+is filled. A new stream may begin with what another has grown to. The estimate of the round trip is the least
+time between raising the limit and the first byte beyond the old one, which no sender can make shorter than it
+is.
 
-A sender at its limit stops reading its source. Data beyond a limit, or a SENDME that is wrong or early, is
-`WindowViolated` and ends the circuit.
+A sender at its limit stops reading its source. Data beyond a limit, a mark too early, or a SENDME that is wrong
+or early, is `WindowViolated` and ends the circuit. Below the circuit's limit its sender keeps a
+`CongestionWindow`.
 """
 
 import hmac
 from collections import deque
+from dataclasses import dataclass
 
+from common.circuit.congestion import MIN_STEP
 from common.errors import WindowViolated
 
 CIRCUIT_WINDOW = 8 * 2**20
-CIRCUIT_STEP = CIRCUIT_WINDOW // 8
 STREAM_WINDOW = 512 * 2**10
 MAX_STREAM_WINDOW = 8 * 2**20
+_NEARLY_FULL = 12_288  # bytes of DATA in a cell
 _RENEWALS = 8  # a stream limit is renewed after each eighth of its window
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a SENDME tells the sender: when the marked cell was sent, and how many bytes are answered by it."""
+
+    sent_at: float
+    newly: int
 
 
 class CircuitSendWindow:
     """The sending half for a circuit, and which proofs of receipt are owed."""
 
-    __slots__ = ("_owed", "limit", "sent")
+    __slots__ = ("_marked", "_owed", "answered", "limit", "sent")
 
     def __init__(self) -> None:
         self.sent = 0
+        self.answered = 0  # the part of it that has arrived, as far as SENDMEs say
         self.limit = CIRCUIT_WINDOW
-        self._owed: deque[tuple[int, bytes]] = deque()
+        self._marked = 0  # `sent` at the end of the last marked cell
+        self._owed: deque[tuple[int, bytes, float]] = deque()
 
     @property
     def left(self) -> int:
         """Bytes that may be sent now."""
         return self.limit - self.sent
 
-    def cell_sent(self, count: int, proof: bytes) -> None:
-        """A cell with `count` bytes of DATA was sealed; `proof` is the end of its innermost layer."""
-        mark = (self.sent // CIRCUIT_STEP + 1) * CIRCUIT_STEP
+    @property
+    def flying(self) -> int:
+        """Bytes sent and not answered."""
+        return self.sent - self.answered
+
+    def mark_due(self, count: int, step: int) -> bool:
+        """Whether a cell with `count` bytes of DATA should be marked, for a receipt each `step` bytes (>= 32 KiB).
+
+        The first that is nearly full is: it tells the round trip of a cell with nothing before it.
+        """
+        return self.sent + count - self._marked >= step or (not self._marked and count >= _NEARLY_FULL)
+
+    def stuck(self, step: int) -> bool:
+        """Whether nothing is owed although more than `step` is flying: the step has shrunk meanwhile."""
+        return not self._owed and self.sent - self._marked >= step
+
+    def cell_sent(self, count: int, mark: bytes | None, now: float) -> None:
+        """A cell with `count` bytes of DATA was sealed; `mark`: the end of its innermost layer if it is marked."""
         self.sent += count
         if self.sent > self.limit:
             raise WindowViolated("sent beyond the circuit's limit")
-        if self.sent >= mark:
-            self._owed.append((mark + CIRCUIT_WINDOW, proof))
+        if mark is not None:
+            self._marked = self.sent
+            self._owed.append((self.sent, mark, now))
 
-    def credit(self, total: int, proof: bytes) -> None:
+    def credit(self, total: int, proof: bytes) -> Receipt:
         """A SENDME arrived: it must be the next one owed, with its proof."""
         if not self._owed:
             raise WindowViolated("a SENDME that nobody owes")
-        expected_total, expected_proof = self._owed.popleft()
-        if total != expected_total or not hmac.compare_digest(proof, expected_proof):
+        arrived, expected_proof, sent_at = self._owed.popleft()
+        if total != arrived + CIRCUIT_WINDOW or not hmac.compare_digest(proof, expected_proof):
             raise WindowViolated("a wrong SENDME")
+        newly = arrived - self.answered
+        self.answered = arrived
         self.limit = total
+        return Receipt(sent_at, newly)
 
 
 class CircuitReceiveWindow:
     """The receiving half for a circuit."""
 
-    __slots__ = ("arrived", "limit")
+    __slots__ = ("_marked", "arrived", "limit")
 
     def __init__(self) -> None:
         self.arrived = 0
         self.limit = CIRCUIT_WINDOW
+        self._marked = 0
 
-    def cell_arrived(self, count: int) -> int | None:
-        """A cell brought `count` bytes of DATA; the new limit when a SENDME is due."""
-        mark = (self.arrived // CIRCUIT_STEP + 1) * CIRCUIT_STEP
+    def cell_arrived(self, count: int) -> None:
+        """A cell brought `count` bytes of DATA."""
         self.arrived += count
         if self.arrived > self.limit:
             raise WindowViolated("data beyond the circuit's limit")
-        if self.arrived < mark:
-            return None
-        self.limit = mark + CIRCUIT_WINDOW
+
+    def marked(self) -> int:
+        """The cell was marked: the new limit, which is owed in a SENDME."""
+        least = MIN_STEP if self._marked else 1
+        if self.arrived - self._marked < least:
+            raise WindowViolated("marks too close to each other")
+        self._marked = self.arrived
+        self.limit = self.arrived + CIRCUIT_WINDOW
         return self.limit
 
 
@@ -112,10 +151,11 @@ class StreamReceiveWindow:
 
     __slots__ = ("_probe", "_since", "_since_taken", "arrived", "limit", "round_trip", "taken", "window")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, learned: int = 0) -> None:
+        """`learned`: the window that the path is known to need, if that is more than the first."""
         self.arrived = 0
         self.taken = 0
-        self.window = STREAM_WINDOW
+        self.window = max(learned, STREAM_WINDOW)
         self.limit = STREAM_WINDOW
         self.round_trip: float | None = None
         self._probe: tuple[int, float] | None = None  # (old limit, when it was raised)
@@ -131,6 +171,13 @@ class StreamReceiveWindow:
             sample = now - self._probe[1]
             self.round_trip = sample if self.round_trip is None else min(self.round_trip, sample)
             self._probe = None
+
+    def advance(self) -> int | None:
+        """The new limit when a SENDME is due before anything was taken."""
+        if self.window <= self.limit or self.taken:
+            return None
+        self.limit = self.window
+        return self.limit
 
     def data_taken(self, count: int, now: float) -> int | None:
         """The application took `count` bytes; the new limit when a SENDME is due."""

@@ -4,10 +4,10 @@ import socket
 
 from common.errors import AuthenticationFailed, Closed, DestroyReason
 from common.net.deadline import Deadline
+from common.net.kernel_queue import MOST
 from common.net.tls import TlsSession
 
 PATIENCE = 30.0  # seconds in which a peer must take something, and answer the kernel's probes
-_NOTSENT_LOWAT = 131_072  # bytes the kernel holds unsent: two batches, so that it never runs dry
 _HANDSHAKE_READ = 16_384  # bytes per read before the link is up
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": int(PATIENCE * 1_000)}
 
@@ -36,7 +36,7 @@ def tune(sock: socket.socket) -> None:
     """No delay for short cells, a short queue in the kernel, and a dead peer noticed."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in {"TCP_NOTSENT_LOWAT": _NOTSENT_LOWAT, **_KEEPALIVE}.items():
+    for name, value in {"TCP_NOTSENT_LOWAT": MOST, **_KEEPALIVE}.items():
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 

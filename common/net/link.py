@@ -27,6 +27,7 @@ from typing import Protocol
 from common.errors import AuthenticationFailed, Closed, DestroyReason, ProtocolError, Unexpected
 from common.net.deadline import Deadline
 from common.net.handshake import PATIENCE, connect, receive, send_all, shake_hands, text_of, tune
+from common.net.kernel_queue import KernelQueue
 from common.net.outbox import HIGH_WATER, Outbox
 from common.net.tls import TlsSession, client_context
 from common.wire.cells import LONG_CELL, Cell, Command, choose_version, encode_cell, encode_hello
@@ -79,6 +80,7 @@ class Link:
         self._tls_lock = threading.Lock()
         self._reader_waits = False  # for `_tls_lock`: who sends lets it pass, since Python's locks are not fair
         self._unsent = _NOTHING
+        self._kernel = KernelQueue(sock)
         self._lock = threading.Lock()
         self._outbox = Outbox()
         self._handed_over = False  # sending is the writer's
@@ -357,6 +359,7 @@ class Link:
             if not poller.poll(PATIENCE * 1_000):
                 self.close("the peer takes nothing", DestroyReason.TIMEOUT)
                 return
+            self._kernel.adapt()
             with self._tls_lock:
                 if self._send(self._unsent):
                     self._unsent = _NOTHING
@@ -372,8 +375,11 @@ class Link:
         outbox, tls = self._outbox, self._tls
         drained: list[int] = []
         for _ in range(ROUNDS):
+            room = BATCH if self._kernel.allowed >= BATCH else self._kernel.room()
+            if room <= 0:
+                break
             with self._lock:
-                cells = outbox.take(BATCH, monotonic())
+                cells = outbox.take(room, monotonic())
                 if outbox.drained:
                     drained += outbox.drained
                     outbox.drained.clear()

@@ -26,8 +26,8 @@ from common.net.turn import TURN
 from common.wire.cells import Command
 from common.wire.messages import IPAddress
 
-READ_AHEAD = 63_440  # bytes read from a socket at once: four long cells of DATA in the fernet suite
-SEAL_AT = 31_720  # bytes of DATA that do not wait for the turn's end: full cells gain nothing, and links are idle
+READ_AHEAD = 63_420  # bytes read from a socket at once: four long cells of DATA in the fernet suite
+SEAL_AT = 31_710  # bytes of DATA that do not wait for the turn's end: full cells gain nothing, and links are idle
 
 
 class Machine(Protocol):
@@ -35,7 +35,7 @@ class Machine(Protocol):
 
     endpoint: Endpoint
 
-    def take_cells(self) -> list[bytes]:
+    def take_cells(self, now: float) -> list[bytes]:
         """The cell bodies to send now."""
 
 
@@ -152,15 +152,19 @@ class CircuitEnd:
         self.circuit_id = circuit_id
         self.attachments: dict[int, Attachment] = {}
         self.closed = False
+        self._refused: dict[int, None] = {}  # streams with more to send, whose turn it is first
 
     # ---- any thread, no lock held
 
     def sendable(self, stream_id: int) -> int:
         """Bytes a stream may send now; 0 also while the link has enough of this circuit."""
-        if self.closed or self.link.congested(self.circuit_id):
+        if self.closed:
             return 0
         with self.lock:
-            return self.endpoint.sendable(stream_id)
+            room = 0 if self.link.congested(self.circuit_id) else self.endpoint.sendable(stream_id)
+            if not room:
+                self._refused[stream_id] = None
+            return room
 
     def send(self, stream_id: int, data: bytes) -> None:
         """Sends what `sendable` allowed; bytes for a stream that has ended in the meantime are dropped.
@@ -219,9 +223,10 @@ class CircuitEnd:
         TURN.flush(self.link)
 
     def drained(self) -> None:
-        """The link takes more of this circuit again."""
+        """The link takes more of this circuit again, or its window is open: whoever was refused first is first."""
         with self.lock:
-            attachments = list(self.attachments.values())
+            refused, self._refused = self._refused, {}
+            attachments = [self.attachments[stream_id] for stream_id in refused if stream_id in self.attachments]
         for attachment in attachments:
             attachment.credit()
 
@@ -230,7 +235,7 @@ class CircuitEnd:
     def queue_cells(self) -> bool:
         """Queues what the machine wants sent; True when there was anything."""
         assert self.lock.locked()
-        bodies = self.machine.take_cells()
+        bodies = self.machine.take_cells(monotonic())
         self.link.queue(self.circuit_id, Command.RELAY, *bodies)
         return bool(bodies)
 

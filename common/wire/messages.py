@@ -38,6 +38,7 @@ class MessageCommand(IntEnum):
     RESOLVE = 8
     RESOLVED = 9
     DROP = 10
+    MARK = 11
 
 
 class BeginFlags(IntFlag):
@@ -330,12 +331,33 @@ class Drop:
         return cls(len(data))
 
 
-Message = Begin | Connected | Data | End | Sendme | Extend | Extended | Resolve | Resolved | Drop
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The sender wants to be told, by a circuit SENDME, that the cell with this message has arrived."""
+
+    command: ClassVar = MessageCommand.MARK
+    stream_id: ClassVar = 0
+
+    def encode(self) -> bytes:
+        """No data."""
+        return _pack(self.command, 0, b"")
+
+    @classmethod
+    def decode(cls, stream_id: int, data: bytes) -> Self:
+        """See `Begin.decode`."""
+        if data:
+            raise Malformed("not a MARK")
+        return cls()
+
+
+Message = Begin | Connected | Data | End | Sendme | Extend | Extended | Resolve | Resolved | Drop | Mark
 _TYPES: dict[int, type[Message]] = {
     int(kind.command): kind
-    for kind in (Begin, Connected, Data, End, Sendme, Extend, Extended, Resolve, Resolved, Drop)
+    for kind in (Begin, Connected, Data, End, Sendme, Extend, Extended, Resolve, Resolved, Drop, Mark)
 }
-_OF_CIRCUIT = frozenset({MessageCommand.EXTEND, MessageCommand.EXTENDED, MessageCommand.DROP})
+_OF_CIRCUIT = frozenset(
+    {MessageCommand.EXTEND, MessageCommand.EXTENDED, MessageCommand.DROP, MessageCommand.MARK}
+)
 _OF_EITHER = frozenset({MessageCommand.SENDME})
 
 

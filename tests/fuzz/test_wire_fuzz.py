@@ -103,7 +103,7 @@ def test_a_hop_behind_its_layer(bodies: list[bytes], deliver: bool) -> None:
     with suppress(ProtocolError):
         for body in bodies:
             hop.receive_forward(sealer.seal(Kind.DELIVER if deliver else Kind.FORWARD, body), 0.0)
-            hop.take_cells()
+            hop.take_cells(0)
 
 
 @given(st.lists(BYTES, max_size=6))
@@ -117,4 +117,4 @@ def test_a_client_behind_its_layers(bodies: list[bytes]) -> None:
     with suppress(ProtocolError):
         for body in bodies:
             origin.receive(sealer.seal(Kind.DELIVER, body), 0.0)
-            origin.take_cells()
+            origin.take_cells(0)

@@ -80,7 +80,7 @@ class RawClient:
 
     def flush(self, circuit_id: int, origin: Origin) -> None:
         """Sends what the origin wants to send."""
-        for body in origin.take_cells():
+        for body in origin.take_cells(0):
             self.say(circuit_id, Command.RELAY, body)
 
     def link_ended(self) -> bool:
@@ -324,7 +324,7 @@ def test_refused_creates_that_are_never_closed_do_not_fill_the_table(
 def test_a_layer_that_does_not_verify_ends_the_circuit(raw: RawClient, victim: Member) -> None:
     circuit_id, origin = raw.build(hop(victim))
     origin.endpoint.resolve("localhost", 0.0)
-    for body in origin.take_cells():
+    for body in origin.take_cells(0):
         raw.say(circuit_id, Command.RELAY, body[:-1] + bytes([body[-1] ^ 1]))
     assert raw.destroyed(circuit_id) is DestroyReason.PROTOCOL
     raw.build(hop(victim))
@@ -340,7 +340,7 @@ def test_garbage_in_a_relay_cell_ends_the_circuit(raw: RawClient, victim: Member
 def test_a_replayed_cell_ends_the_circuit(raw: RawClient, victim: Member) -> None:
     circuit_id, origin = raw.build(hop(victim))
     origin.endpoint.resolve("127.0.0.1", 0.0)
-    (body,) = origin.take_cells()
+    (body,) = origin.take_cells(0)
     raw.say(circuit_id, Command.RELAY, body)
     (answered,) = origin.receive(raw.cell().body, 0.0)
     assert isinstance(answered, Answered)

@@ -28,8 +28,8 @@ class Machine:
     def __init__(self) -> None:
         self.endpoint = Endpoint(Side.CLIENT, lambda messages: (messages, messages[-PROOF:]), MAX_MESSAGES)
 
-    def take_cells(self) -> list[bytes]:
-        return self.endpoint.take_cells()
+    def take_cells(self, now: float) -> list[bytes]:
+        return self.endpoint.take_cells(now)
 
 
 class Far(Recorder):

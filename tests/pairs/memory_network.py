@@ -284,11 +284,11 @@ class MemoryNetwork:
         if node in self.destroyed:
             return
         if node == 0:
-            for body in self.origin.take_cells():
+            for body in self.origin.take_cells(self.clock()):
                 self.send_cell(0, Way.FORWARD, Command.RELAY, body)
             return
         hop = self.relays[node - 1].hop
-        for body in hop.take_cells() if hop is not None else []:
+        for body in hop.take_cells(self.clock()) if hop is not None else []:
             self.send_cell(node - 1, Way.BACKWARD, Command.RELAY, body)
 
     def _flush_all(self) -> None:

@@ -10,9 +10,10 @@ from random import Random
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from common.circuit.congestion import MIN_STEP
 from common.circuit.hop import Hop
 from common.circuit.origin import Origin, PathHop
-from common.circuit.window import CIRCUIT_STEP, CIRCUIT_WINDOW
+from common.circuit.window import CIRCUIT_WINDOW
 from common.crypto.handshake import Suite, answer
 from common.crypto.layers import SUITES, Kind
 from common.errors import AuthenticationFailed, Malformed, ProtocolError, TooLarge, Unexpected, WindowViolated
@@ -290,11 +291,11 @@ def test_a_middle_relay_that_answers_extend_itself_makes_the_client_abort(suite:
     created = selfish.created(origin.create, network.clock)
     origin.created(created)
     assert selfish.hop is not None
-    (body,) = origin.take_cells()
+    (body,) = origin.take_cells(0)
     (action,) = selfish.hop.receive_forward(body, 0.0)
     extend = Extend(action.host, action.port, action.identity, action.create)  # type: ignore[union-attr]
     selfish.hop.extended(selfish.fake(extend))
-    (body,) = selfish.hop.take_cells()
+    (body,) = selfish.hop.take_cells(0)
     with pytest.raises(AuthenticationFailed):
         origin.receive(body, 0.0)
     assert not origin.built
@@ -349,7 +350,7 @@ ILL_TIMED: dict[str, tuple[list[Message], type[ProtocolError]]] = {
     "EXTEND to itself": ([Extend("relay", 9_000, b"\x03" * 32, bytes(1_282))], Unexpected),
     "DATA before BEGIN": ([Data(1, b"x")], Unexpected),
     "SENDME nobody owes": (
-        [Begin(1, "t", 1), Sendme(0, CIRCUIT_WINDOW + CIRCUIT_STEP, bytes(16))],
+        [Begin(1, "t", 1), Sendme(0, CIRCUIT_WINDOW + MIN_STEP, bytes(16))],
         WindowViolated,
     ),
     "stream SENDME before BEGIN": ([Sendme(1, 2**20)], Unexpected),
@@ -381,14 +382,10 @@ def test_an_exit_that_acknowledges_without_having_received_is_caught(suite: Suit
     stream_id = network.begin()
     network.run()
     network.hook = lambda _link, way, cell: [] if way is Way.FORWARD else [cell]  # nothing arrives any more
-    while network.client.endpoint._send_window.sent < CIRCUIT_STEP:
-        size = network.client.endpoint.sendable(stream_id)
-        if not size:  # its stream's limit: another stream goes on
-            stream_id = network.begin()
-            continue
-        network.client.endpoint.send(stream_id, bytes(size))
-        network.run()
-    network.exit.endpoint.tell(Sendme(0, CIRCUIT_STEP + CIRCUIT_WINDOW, Random(1).randbytes(16)))
+    network.client.endpoint.send(stream_id, bytes(network.client.endpoint.sendable(stream_id)))
+    network.run()
+    arrived = network.client.endpoint._send_window._owed[0][0]
+    network.exit.endpoint.tell(Sendme(0, arrived + CIRCUIT_WINDOW, Random(1).randbytes(16)))
     network.run()
     assert network.failures[0][0] == 0
     assert isinstance(network.failures[0][1], WindowViolated)

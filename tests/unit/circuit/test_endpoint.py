@@ -18,9 +18,10 @@ from common.circuit.actions import (
     PeerFinished,
     StreamEnded,
 )
+from common.circuit.congestion import INITIAL, MIN_STEP
 from common.circuit.endpoint import LAST_STREAM_ID, Endpoint
 from common.circuit.stream import TABLE, Event, Side, State, Stream
-from common.circuit.window import CIRCUIT_STEP, CIRCUIT_WINDOW, STREAM_WINDOW
+from common.circuit.window import CIRCUIT_WINDOW, STREAM_WINDOW
 from common.errors import EndReason, Malformed, TooLarge, Unexpected, WindowViolated
 from common.wire.messages import (
     CREATE_BODY,
@@ -33,6 +34,7 @@ from common.wire.messages import (
     End,
     Extend,
     Extended,
+    Mark,
     Message,
     Resolve,
     Resolved,
@@ -57,7 +59,7 @@ def proof(number: int) -> bytes:
 
 
 def said(end: Endpoint) -> list[Message]:
-    return [message for cell in end.take_cells() for message in decode_messages(cell)]
+    return [message for cell in end.take_cells(0) for message in decode_messages(cell)]
 
 
 def got(end: Endpoint, *messages: Message) -> list[Action]:
@@ -73,7 +75,7 @@ def opened(side: Side) -> Endpoint:
     else:
         got(end, Begin(1, "target", 1))
         end.connected(1, ADDRESS, 0)
-    end.take_cells()
+    end.take_cells(0)
     return end
 
 
@@ -125,7 +127,7 @@ def test_messages_about_hops_have_no_place_here(side: Side, message: Message) ->
 def test_drop_is_thrown_away(side: Side) -> None:
     end = opened(side)
     assert got(end, Drop(100)) == []
-    assert end.take_cells() == []
+    assert end.take_cells(0) == []
 
 
 def test_a_stream_from_begin_to_end() -> None:
@@ -190,7 +192,7 @@ def test_a_reset_is_answered_and_reported_once(side: Side) -> None:
     assert other.open_streams == 0
     assert got(one, *said(other)) == []
     assert one.open_streams == 0
-    assert one.take_cells() == other.take_cells() == []
+    assert one.take_cells(0) == other.take_cells(0) == []
 
 
 def test_resets_that_cross_close_both_sides() -> None:
@@ -200,7 +202,7 @@ def test_resets_that_cross_close_both_sides() -> None:
     crossing = said(client), said(exit_)
     assert got(exit_, *crossing[0]) == got(client, *crossing[1]) == []
     assert client.open_streams == exit_.open_streams == 0
-    assert client.take_cells() == exit_.take_cells() == []
+    assert client.take_cells(0) == exit_.take_cells(0) == []
 
 
 @SIDES
@@ -213,7 +215,7 @@ def test_a_reset_crossing_a_finish_closes_both_sides(side: Side) -> None:
     assert got(one, *crossing[1]) == []
     assert got(other, *crossing[0]) == [StreamEnded(1, EndReason.RESET)]
     assert one.open_streams == other.open_streams == 0
-    assert one.take_cells() == other.take_cells() == []
+    assert one.take_cells(0) == other.take_cells(0) == []
 
 
 def test_a_reset_before_the_target_answers() -> None:
@@ -248,7 +250,7 @@ def test_connected_after_the_client_reset_says_so() -> None:
     got(exit_, End(1, Direction.BOTH, EndReason.RESET))
     said(exit_)
     assert not exit_.connected(1, ADDRESS, 0)
-    assert exit_.take_cells() == []
+    assert exit_.take_cells(0) == []
 
 
 def test_a_sendme_or_reset_for_a_closed_stream_is_late_not_wrong() -> None:
@@ -308,7 +310,7 @@ def test_a_host_that_cannot_be_sent_opens_nothing() -> None:
             client.begin(host, 1, 0.0)
         with pytest.raises(Malformed):
             client.resolve(host, 0.0)
-    assert (client.open_streams, client.used_streams, client.take_cells()) == (0, 0, [])
+    assert (client.open_streams, client.used_streams, client.take_cells(0)) == (0, 0, [])
 
 
 def test_streams_and_look_ups_beyond_the_limit_are_refused_each(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,6 +329,8 @@ def test_streams_and_look_ups_beyond_the_limit_are_refused_each(monkeypatch: pyt
 
 def test_sendable_is_the_smaller_limit() -> None:
     client = opened(Side.CLIENT)
+    assert client.sendable(1) == INITIAL < STREAM_WINDOW
+    client._congestion.window = CIRCUIT_WINDOW
     assert client.sendable(1) == STREAM_WINDOW
     client.send(1, bytes(STREAM_WINDOW))
     assert client.sendable(1) == 0
@@ -338,6 +342,7 @@ def test_sendable_is_the_smaller_limit() -> None:
 def test_sendable_counts_what_is_not_in_a_cell_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streams that send one after the other, before their cells are taken, share the circuit's limit."""
     client = endpoint(Side.CLIENT)
+    client._congestion.window = 2 * CIRCUIT_WINDOW
     streams = [client.begin("target", 1, 0.0) for _ in range(CIRCUIT_WINDOW // STREAM_WINDOW + 3)]
     sent = 0
     for stream_id in streams:
@@ -345,7 +350,7 @@ def test_sendable_counts_what_is_not_in_a_cell_yet(monkeypatch: pytest.MonkeyPat
         client.send(stream_id, bytes(size))
         sent += size
     assert sent == CIRCUIT_WINDOW
-    client.take_cells()
+    client.take_cells(0)
     assert {client.sendable(stream_id) for stream_id in streams} == {0}
 
 
@@ -386,7 +391,7 @@ def test_a_wrong_stream_sendme_ends_the_circuit(side: Side, total: int) -> None:
 @SIDES
 def test_a_circuit_sendme_that_nobody_owes_ends_the_circuit(side: Side) -> None:
     with pytest.raises(WindowViolated):
-        got(opened(side), Sendme(0, CIRCUIT_STEP + CIRCUIT_WINDOW, NO_PROOF))
+        got(opened(side), Sendme(0, MIN_STEP + CIRCUIT_WINDOW, NO_PROOF))
 
 
 def test_a_circuit_sendme_repeats_the_proof_of_the_crossing_cell() -> None:
@@ -395,7 +400,7 @@ def test_a_circuit_sendme_repeats_the_proof_of_the_crossing_cell() -> None:
     renewals = 0
     while renewals < 3:
         client.send(1, bytes(client.sendable(1)))
-        for cell in client.take_cells():
+        for cell in client.take_cells(0):
             for action in exit_.receive(decode_messages(cell), proof(number), 0.0):
                 assert isinstance(action, Deliver)
                 exit_.taken(1, len(action.data), 0.0)
@@ -421,7 +426,7 @@ def test_what_was_taken_is_told_while_the_peer_may_send(side: Side) -> None:
     assert said(end) == [Sendme(1, STREAM_WINDOW + 65_536)]
     got(end, *(Data(1, bytes(8_192)) for _ in range(8)), End(1, Direction.SENDING, EndReason.DONE))
     end.taken(1, 65_536, 0.0)
-    assert end.take_cells() == []
+    assert end.take_cells(0) == []
     end.taken(7, 1, 0.0)  # gone already
 
 
@@ -433,22 +438,22 @@ def test_messages_share_a_cell_in_their_order() -> None:
     ids = [client.begin("target", 1, 0.0) for _ in range(3)]
     client.send(ids[0], b"early")
     client.finish(ids[1])
-    (cell,) = client.take_cells()
+    (cell,) = client.take_cells(0)
     kinds = [type(message) for message in decode_messages(cell)]
     assert kinds == [Begin, Begin, Begin, Data, End]
-    assert client.take_cells() == []
+    assert client.take_cells(0) == []
 
 
 @pytest.mark.parametrize(
-    "size", [1, MAX_MESSAGES - 6, MAX_MESSAGES - 5, MAX_MESSAGES - 4, 5 * MAX_MESSAGES, 100_000]
+    "size", [1, MAX_MESSAGES - 11, MAX_MESSAGES - 10, MAX_MESSAGES - 9, 5 * MAX_MESSAGES, 100_000]
 )
 def test_data_is_cut_to_fit_and_comes_together_again(size: int) -> None:
     client = opened(Side.CLIENT)
     data = bytes(range(256)) * (size // 256 + 1)
     client.send(1, data[:size])
-    cells = client.take_cells()
+    cells = client.take_cells(0)
     assert max(map(len, cells)) <= MAX_MESSAGES
-    assert len(cells) == -(-size // (MAX_MESSAGES - 5))
+    assert len(cells) == -(-size // (MAX_MESSAGES - 10))  # the header, and room for a MARK
     pieces = [message for cell in cells for message in decode_messages(cell)]
     assert b"".join(piece.data for piece in pieces if isinstance(piece, Data)) == data[:size]
 
@@ -458,6 +463,7 @@ def test_no_cell_is_empty_or_too_large() -> None:
     for _ in range(40):
         client.send(1, bytes(5_000))
         client.begin("n" * 255, 1, 0.0)
-    cells = client.take_cells()
+    cells = client.take_cells(0)
     assert all(0 < len(cell) <= MAX_MESSAGES for cell in cells)
-    assert sum(len(decode_messages(cell)) for cell in cells) == 80
+    messages = [message for cell in cells for message in decode_messages(cell)]
+    assert sum(not isinstance(message, Mark) for message in messages) == 80

@@ -54,7 +54,7 @@ class Bench:
     def hears(self) -> list[Message]:
         return [
             message
-            for cell in self.hop.take_cells()
+            for cell in self.hop.take_cells(0)
             for message in decode_messages(self.stack.open(cell).messages)
         ]
 
@@ -179,7 +179,7 @@ def test_a_created_of_another_length_is_not_carried(size: int) -> None:
     extending(bench)
     with pytest.raises(Malformed):
         bench.hop.extended(bytes(size))
-    assert bench.hop.take_cells() == []
+    assert bench.hop.take_cells(0) == []
 
 
 @pytest.mark.parametrize("state", [HopState.FRESH, HopState.EXTENDING, HopState.EXIT])

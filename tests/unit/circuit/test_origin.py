@@ -58,7 +58,7 @@ class Bench:
 
     def extend(self) -> Extend:
         """What the origin says to its last hop: it must be EXTEND."""
-        (body,) = self.origin.take_cells()
+        (body,) = self.origin.take_cells(0)
         for opener in self.openers:
             _, body = opener.open(body)
         (message,) = decode_messages(body)
@@ -79,7 +79,7 @@ def test_a_circuit_grows_hop_by_hop(suite: Suite, hops: int) -> None:
     bench = Bench(hops, suite)
     assert bench.build() == [*(HopAdded(done) for done in range(1, hops + 1)), Built()]
     assert bench.origin.built
-    assert bench.origin.take_cells() == []
+    assert bench.origin.take_cells(0) == []
 
 
 def test_each_extend_names_the_next_relay_of_the_path() -> None:
@@ -120,7 +120,7 @@ def test_a_wrong_created_builds_nothing() -> None:
         with pytest.raises(AuthenticationFailed):
             bench.origin.created(wrong)
     assert not bench.origin.built
-    assert bench.origin.take_cells() == []
+    assert bench.origin.take_cells(0) == []
 
 
 def test_a_wrong_extended_builds_nothing() -> None:
@@ -183,7 +183,7 @@ def test_messages_of_the_last_hop_reach_the_streams() -> None:
     bench = Bench(2)
     bench.build()
     stream_id = bench.origin.endpoint.begin("target", 1, 0.0)
-    assert len(bench.origin.take_cells()) == 1
+    assert len(bench.origin.take_cells(0)) == 1
     address = IPv4Address("192.0.2.1")
     assert bench.says(1, Connected(stream_id, address, 0)) == [Opened(stream_id, address)]
 

@@ -8,84 +8,138 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.circuit.congestion import MIN_STEP
 from common.circuit.window import (
-    CIRCUIT_STEP,
     CIRCUIT_WINDOW,
     MAX_STREAM_WINDOW,
     STREAM_WINDOW,
     CircuitReceiveWindow,
     CircuitSendWindow,
+    Receipt,
     StreamReceiveWindow,
     StreamSendWindow,
 )
 from common.errors import WindowViolated
 from tests.helpers import MS, PATIENT
 
-CELL = 15_860  # bytes of DATA in the largest cell
+CELL = 15_855  # bytes of DATA in the largest cell
 
 
 def proof(number: int) -> bytes:
     return number.to_bytes(16, "big")
 
 
+STEP = 2**20  # bytes between marks here
+
+
 def filled() -> CircuitSendWindow:
-    """A sender that has used its whole window, in cells of 1 KiB numbered from 1."""
+    """A sender that has used its whole window, in cells of 1 KiB numbered from 1, each 1,024th marked."""
     window = CircuitSendWindow()
     for number in range(1, CIRCUIT_WINDOW // 1_024 + 1):
-        window.cell_sent(1_024, proof(number))
+        window.cell_sent(1_024, proof(number) if number % 1_024 == 0 else None, 0.0)
     return window
 
 
 # ---- circuit
 
 
-@given(st.randoms(use_true_random=False), st.sampled_from([1, 100, CELL]))
+@given(st.integers(0, 2**32), st.sampled_from([1, 100, CELL]))
 @settings(PATIENT, max_examples=30)
-def test_both_ends_of_a_circuit_count_the_same(random: Random, least: int) -> None:
-    sender, receiver = CircuitSendWindow(), CircuitReceiveWindow()
+def test_both_ends_of_a_circuit_count_the_same(seed: int, least: int) -> None:
+    """Whatever step the sender likes from one cell to the next."""
+    sender, receiver, random = CircuitSendWindow(), CircuitReceiveWindow(), Random(seed)
     for number in range(1_500):
-        size = random.randint(least, CELL)
-        sender.cell_sent(size, proof(number))
-        limit = receiver.cell_arrived(size)
-        if limit is not None:
-            sender.credit(limit, proof(number))
+        size, step = random.randint(least, CELL), random.randint(MIN_STEP, STEP)
+        mark = sender.mark_due(size, step)
+        sender.cell_sent(size, proof(number) if mark else None, 0.0)
+        receiver.cell_arrived(size)
+        if mark:
+            sender.credit(receiver.marked(), proof(number))
+            assert (sender.flying, sender.left) == (0, CIRCUIT_WINDOW)
         assert sender.limit == receiver.limit
-        assert sender.left == CIRCUIT_WINDOW - sender.sent % CIRCUIT_STEP
+        assert sender.left >= CIRCUIT_WINDOW - STEP - CELL
 
 
-def test_a_circuit_sendme_is_due_at_each_mark_and_runs_8_mib_ahead() -> None:
+def test_a_circuits_limit_runs_8_mib_ahead_of_each_mark() -> None:
     receiver = CircuitReceiveWindow()
-    assert receiver.cell_arrived(CIRCUIT_STEP - 1) is None
-    assert receiver.cell_arrived(1) == CIRCUIT_STEP + CIRCUIT_WINDOW
-    assert receiver.cell_arrived(1) is None
-    assert receiver.cell_arrived(CIRCUIT_STEP) == 2 * CIRCUIT_STEP + CIRCUIT_WINDOW
+    receiver.cell_arrived(STEP)
+    assert receiver.limit == CIRCUIT_WINDOW
+    assert receiver.marked() == receiver.limit == STEP + CIRCUIT_WINDOW
+    receiver.cell_arrived(MIN_STEP)
+    assert receiver.marked() == STEP + MIN_STEP + CIRCUIT_WINDOW
+
+
+def test_the_first_nearly_full_cell_is_marked_then_one_in_each_step() -> None:
+    sender = CircuitSendWindow()
+    assert not sender.mark_due(500, MIN_STEP)
+    sender.cell_sent(500, None, 0.0)
+    assert sender.mark_due(CELL, MIN_STEP)
+    sender.cell_sent(CELL, proof(1), 0.0)
+    assert not sender.mark_due(MIN_STEP - 1, MIN_STEP)
+    assert sender.mark_due(MIN_STEP, MIN_STEP)
+
+
+def test_a_step_that_shrinks_leaves_nobody_waiting() -> None:
+    """Less than the step at that time is unmarked; now it is the whole window, and no receipt is on its way."""
+    sender = CircuitSendWindow()
+    sender.cell_sent(CELL, proof(1), 0.0)
+    sender.cell_sent(STEP - 1, None, 0.0)
+    assert not sender.stuck(MIN_STEP)  # one is
+    sender.credit(CELL + CIRCUIT_WINDOW, proof(1))
+    assert sender.stuck(MIN_STEP)
+    assert not sender.stuck(STEP)
+    assert sender.mark_due(0, MIN_STEP)  # so a cell with nothing but the mark goes
+
+
+def test_a_receipt_tells_when_its_cell_was_sent_and_what_is_new() -> None:
+    sender = CircuitSendWindow()
+    sender.cell_sent(100, None, 1.0)
+    sender.cell_sent(CELL, proof(1), 2.0)
+    sender.cell_sent(STEP, proof(2), 3.0)
+    assert sender.credit(100 + CELL + CIRCUIT_WINDOW, proof(1)) == Receipt(2.0, 100 + CELL)
+    assert sender.flying == STEP
+    assert sender.credit(100 + CELL + STEP + CIRCUIT_WINDOW, proof(2)) == Receipt(3.0, STEP)
 
 
 def test_nothing_is_sent_or_taken_beyond_the_circuits_limit() -> None:
     sender = filled()
     assert sender.left == 0
     with pytest.raises(WindowViolated):
-        sender.cell_sent(1, proof(0))
-    receiver = CircuitReceiveWindow()
-    receiver.limit = CIRCUIT_WINDOW  # as if no mark had been crossed
+        sender.cell_sent(1, None, 0.0)
     with pytest.raises(WindowViolated):
-        receiver.cell_arrived(CIRCUIT_WINDOW + 1)
+        CircuitReceiveWindow().cell_arrived(CIRCUIT_WINDOW + 1)
+
+
+def test_marks_that_come_too_often_are_refused() -> None:
+    """Each makes the receiver send a cell, so a cell of one byte must not."""
+    with pytest.raises(WindowViolated, match="marks"):
+        CircuitReceiveWindow().marked()
+    receiver = CircuitReceiveWindow()
+    receiver.cell_arrived(1)
+    receiver.marked()  # the first may come early
+    receiver.cell_arrived(MIN_STEP - 1)
+    with pytest.raises(WindowViolated, match="marks"):
+        receiver.marked()
+    receiver.cell_arrived(1)
+    receiver.marked()
+    with pytest.raises(WindowViolated, match="marks"):
+        receiver.marked()
 
 
 def test_a_sendme_with_the_right_proof_opens_the_window() -> None:
     sender = filled()
     for step in range(1, 9):
-        sender.credit(step * CIRCUIT_STEP + CIRCUIT_WINDOW, proof(step * 1_024))
-        assert sender.left == step * CIRCUIT_STEP
+        sender.credit(step * STEP + CIRCUIT_WINDOW, proof(step * 1_024))
+        assert sender.left == step * STEP
 
 
 def test_a_sendme_without_having_received_is_caught() -> None:
     for wrong in (bytes(16), proof(1_023), proof(1_025), proof(2_048), b"", proof(1_024)[:15]):
         with pytest.raises(WindowViolated, match="wrong"):
-            filled().credit(CIRCUIT_STEP + CIRCUIT_WINDOW, wrong)
+            filled().credit(STEP + CIRCUIT_WINDOW, wrong)
 
 
-@pytest.mark.parametrize("total", [0, CIRCUIT_STEP, CIRCUIT_WINDOW, CIRCUIT_WINDOW + 2 * CIRCUIT_STEP, 2**64 - 1])
+@pytest.mark.parametrize("total", [0, STEP, CIRCUIT_WINDOW, CIRCUIT_WINDOW + 2 * STEP, 2**64 - 1])
 def test_a_sendme_with_a_wrong_total_is_refused(total: int) -> None:
     with pytest.raises(WindowViolated, match="wrong"):
         filled().credit(total, proof(1_024))
@@ -93,22 +147,22 @@ def test_a_sendme_with_a_wrong_total_is_refused(total: int) -> None:
 
 def test_an_early_sendme_is_refused() -> None:
     sender = CircuitSendWindow()
-    sender.cell_sent(CIRCUIT_STEP - 1, proof(1))
+    sender.cell_sent(STEP - 1, None, 0.0)
     with pytest.raises(WindowViolated, match="nobody owes"):
-        sender.credit(CIRCUIT_STEP + CIRCUIT_WINDOW, proof(1))
+        sender.credit(STEP + CIRCUIT_WINDOW, proof(1))
 
 
 def test_a_duplicate_sendme_is_refused() -> None:
     sender = CircuitSendWindow()
-    sender.cell_sent(CIRCUIT_STEP, proof(1))
-    sender.credit(CIRCUIT_STEP + CIRCUIT_WINDOW, proof(1))
+    sender.cell_sent(STEP, proof(1), 0.0)
+    sender.credit(STEP + CIRCUIT_WINDOW, proof(1))
     with pytest.raises(WindowViolated, match="nobody owes"):
-        sender.credit(CIRCUIT_STEP + CIRCUIT_WINDOW, proof(1))
+        sender.credit(STEP + CIRCUIT_WINDOW, proof(1))
 
 
 def test_sendmes_out_of_order_are_refused() -> None:
     with pytest.raises(WindowViolated, match="wrong"):
-        filled().credit(2 * CIRCUIT_STEP + CIRCUIT_WINDOW, proof(2_048))
+        filled().credit(2 * STEP + CIRCUIT_WINDOW, proof(2_048))
 
 
 # ---- stream
@@ -132,6 +186,18 @@ def test_the_limit_follows_what_was_taken_not_what_arrived() -> None:
     assert receiver.data_taken(STREAM_WINDOW // 8 - 1, 0) is None
     assert receiver.data_taken(1, 0) == STREAM_WINDOW + STREAM_WINDOW // 8
     assert receiver.data_taken(1, 0) is None
+
+
+def test_a_window_that_is_known_to_be_needed_is_granted_before_anything_is_taken() -> None:
+    receiver = StreamReceiveWindow(0, 4 * STREAM_WINDOW)
+    assert receiver.limit == STREAM_WINDOW  # the sender has not heard of it
+    assert receiver.advance() == receiver.limit == 4 * STREAM_WINDOW
+    assert receiver.advance() is None
+    assert StreamReceiveWindow(0).advance() is None
+    late = StreamReceiveWindow(0, 4 * STREAM_WINDOW)
+    late.data_arrived(1, 0)
+    assert late.data_taken(1, 0) == 4 * STREAM_WINDOW + 1  # with the first byte at the latest
+    assert late.advance() is None
 
 
 @pytest.mark.parametrize("total", [0, 1, STREAM_WINDOW - 1, STREAM_WINDOW])

@@ -1,0 +1,180 @@
+"""Congestion control: how much of a circuit may be on its way, so that queues in relays stay short.
+
+The window follows delay. The least round trip seen is the path's own (the *base*); what the least of the last
+rounds has more than that is a queue that stands. A round lasts until what had been sent at its start is
+answered. The window aims at
+
+    what is delivered in a base round trip and the allowed queueing time, and `QUEUE_SIZE`
+
+(the form of FAST TCP, Wei, Jin, Low and Hegde 2006). So each circuit keeps `QUEUE_SIZE` bytes waiting at the
+slowest link, which makes circuits share it evenly, and all together keep the allowed time, so that a fast link
+has something to do while threads wake up. Only the *least* round trip of several rounds counts: a segment that
+was lost, or a busy machine, holds answers up for a moment, and that is no queue.
+
+At first the window doubles each round until a queue stands (slow start), and so it does again when it has been
+the limit for some rounds without one. After the first slow start, and when no round trip was as short as the
+base for `BASE_AGE` seconds of sending, the window is halved for two rounds, and the second tells the base anew:
+the path may have become longer. A window that nobody needed does not grow.
+
+Pure arithmetic: bytes and seconds in, `window` out.
+"""
+
+INITIAL = 256 * 2**10  # bytes on their way before anything is known: 0.2 s of a 10 Mbit/s link
+FLOOR = 32 * 2**10  # never less: two long cells
+MIN_STEP = 16 * 2**10  # bytes from mark to mark, at least: both ends know it
+QUEUE_SIZE = 16 * 2**10  # bytes of queue each circuit keeps: a long cell
+QUEUE_TIME = 0.020  # seconds of queue that all together may keep, at least,
+QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger on long paths
+MEMORY = 4  # rounds of which the least round trip counts
+SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
+FREE_ROUNDS = 4  # rounds at the limit with half the allowed queue after which it doubles again
+BASE_AGE = 10.0  # seconds
+STALE = 3  # measurements in a row that still met a queue: after that the base goes half of the way to them
+DRAINED = 0.5  # of what the path holds without a queue is on its way while the base is measured
+_CONFIRMS = 1.05  # times the base is a round trip that confirms it
+_STEPS = 8  # marks in a window
+_LATEST = 5  # round trips of which the least tells slow start about a queue: more than half a round's
+_TICK = 1e-5  # seconds: no round trip is shorter, whatever a coarse clock says
+_NEVER = float("inf")
+
+
+class CongestionWindow:
+    """One circuit and direction, at its sender."""
+
+    __slots__ = (
+        "_base",
+        "_ceiling",
+        "_free_rounds",
+        "_latest",
+        "_least",
+        "_limited",
+        "_measured",
+        "_probing",
+        "_put_by",
+        "_recent",
+        "_round_end",
+        "_stale",
+        "_starting",
+        "_unconfirmed",
+        "_was_limited",
+        "window",
+    )
+
+    def __init__(self, ceiling: int) -> None:
+        """`ceiling`: the flow-control window, beyond which growing is of no use."""
+        self.window = INITIAL
+        self._ceiling = ceiling
+        self._base = _NEVER  # seconds
+        self._unconfirmed = 0.0  # seconds of sending since a round trip was as short
+        self._latest: list[float] = []  # round trips
+        self._least = _NEVER  # round trip of this round
+        self._recent: list[float] = []  # the least round trips of the last rounds
+        self._round_end = 0
+        self._limited = self._was_limited = False  # the window held something back, in this round and the last
+        self._starting = True
+        self._measured = False  # the base, since slow start filled the path
+        self._stale = 0
+        self._free_rounds = 0
+        self._probing = 0  # rounds to go
+        self._put_by = (0, 0.0)  # the window before that, and the least round trip with it
+
+    @property
+    def step(self) -> int:
+        """Bytes after which the sender asks for a receipt."""
+        return max(MIN_STEP, self.window // _STEPS)
+
+    def refused(self) -> None:
+        """There was more to send than the window allowed."""
+        self._limited = True
+
+    def measured(self, round_trip: float, newly: int, answered: int, sent: int) -> None:
+        """A receipt came `round_trip` seconds after its cell was sent; `newly` bytes are answered by it.
+
+        `answered` and `sent` are totals since the start.
+        """
+        round_trip = max(round_trip, _TICK)
+        if round_trip <= self._base * _CONFIRMS:
+            self._base = min(self._base, round_trip)
+            self._unconfirmed = 0.0
+        self._least = min(self._least, round_trip)
+        self._latest = [*self._latest[1 - _LATEST :], round_trip]
+        if self._starting:
+            self._start(newly)
+        if answered >= self._round_end:
+            self._end_round()
+            self._round_end = sent
+
+    @property
+    def _allowed(self) -> float:
+        return max(QUEUE_TIME, self._base * QUEUE_SHARE)
+
+    def _start(self, newly: int) -> None:
+        """Slow start."""
+        least = min(self._latest)
+        if least - self._base > self._allowed:
+            self._starting = False
+            self._recent = [least]
+            if self._measured:
+                self._set(self._aim(least))
+            else:
+                self._drain()
+        elif self._limited or self._was_limited:
+            self._set(self.window + newly)
+
+    def _end_round(self) -> None:
+        least, self._least = self._least, _NEVER
+        limited = self._limited or self._was_limited
+        self._limited, self._was_limited = False, self._limited
+        if limited:
+            self._unconfirmed += least
+        if self._probing:
+            self._probe(least)
+            return
+        self._recent = [*self._recent[1 - MEMORY :], least]
+        if not self._starting:
+            self._follow(least, limited)
+        if self._unconfirmed > BASE_AGE:
+            self._drain()
+
+    def _follow(self, least: float, limited: bool) -> None:
+        """The window follows the queue that stands: up by this round, down by the best of the last."""
+        up, down = self._aim(least), self._aim(min(self._recent))
+        if least > 2 * (self._base + self._allowed):
+            self._set(up)
+        elif up > self.window and limited:
+            self._set(self.window + SMOOTHING * (up - self.window))
+        elif down < self.window:
+            self._set(self.window + SMOOTHING * (down - self.window))
+        free = limited and least - self._base < self._allowed / 2
+        self._free_rounds = self._free_rounds + 1 if free else 0
+        if self._free_rounds == FREE_ROUNDS:
+            self._free_rounds = 0
+            self._starting = True
+
+    def _drain(self) -> None:
+        """Two rounds with half the window, or less than the path holds, will tell the base."""
+        standing = min(self._recent)
+        self._probing, self._put_by = 2, (self.window, standing)
+        self._set(self.window * min(0.5, DRAINED * self._base / standing))
+
+    def _probe(self, least: float) -> None:
+        """A round with half the window: the first still met the queue of the whole one."""
+        self._probing -= 1
+        if not self._probing:
+            self._stale = self._stale + 1 if least > self._base + self._allowed else 0
+            if least < self._base:
+                self._base = least
+            elif self._stale == STALE:
+                self._base, self._stale = (self._base + least) / 2, 0
+            self._measured = True
+            self._unconfirmed = 0.0
+            self._recent = []
+            window, standing = self._put_by
+            self._set(min(window, self._aim(standing, window)))
+
+    def _aim(self, least: float, window: int | None = None) -> float:
+        """The window at which just the wanted queue would stand, by the least round trip with this one."""
+        return (window or self.window) * (self._base + self._allowed) / least + QUEUE_SIZE
+
+    def _set(self, window: float) -> None:
+        self.window = int(min(max(window, FLOOR), self._ceiling))

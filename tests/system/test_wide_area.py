@@ -1,0 +1,67 @@
+"""Long fat paths: the real programs on hosts with delay and a slow uplink between them, on one machine.
+
+What is compared was measured in the same run, and differs by more than any machine's mood: without a congestion
+window, 8 MiB of a circuit, 6.7 seconds of this link, would stand in front of it.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from statistics import median
+
+import pytest
+
+from tests.wide_area.hosts import WideArea, missing
+from tests.wide_area.load import Bulk, echoes
+from tests.wide_area.programs import WidePrograms
+from tests.wide_area.target import Target
+
+pytestmark = pytest.mark.system
+
+SLOW = 10  # Mbit/s of relay 2's uplink, on every path of three relays
+BYTES = SLOW * 125_000  # a second
+CEILING = 8 * 2**20  # the circuit's window
+TRANSFERS = 16  # each may have 512 KiB on its way
+
+
+@pytest.fixture(scope="module")
+def area() -> Iterator[WideArea]:
+    """Five hosts, 10 ms from each other."""
+    lack = missing()
+    if lack and os.environ.get("CI") == "true" and not os.geteuid():
+        pytest.fail(lack)
+    if lack:
+        pytest.skip(lack)
+    with WideArea(5, delay=10, rate=200) as area:
+        area.set(2, rate=SLOW)
+        yield area
+
+
+@pytest.fixture(scope="module")
+def programs(area: WideArea, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WidePrograms]:
+    """A client on host 4."""
+    with WidePrograms(area, tmp_path_factory.mktemp("wide"), "aes-gcm") as programs:
+        yield programs
+
+
+def _stream(programs: WidePrograms, target: Target, user: str) -> socket.socket:
+    stream = programs.open(target.address, user)
+    stream.settimeout(60)
+    return stream
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_a_prompt_waits_less_than_a_full_circuit_would_make_it(
+    area: WideArea, programs: WidePrograms, up: bool
+) -> None:
+    """Beside so many transfers on the same circuit that their own windows would fill it."""
+    with Target(area.hosts[5]) as target, ExitStack() as stack:
+        with _stream(programs, target, f"{up}") as alone:
+            idle = median(echoes(alone, 10))
+        prompt = stack.enter_context(_stream(programs, target, f"{up}"))
+        bulks = [stack.enter_context(Bulk(_stream(programs, target, f"{up}"), up=up)) for _ in range(TRANSFERS)]
+        beside = median(echoes(prompt, 60))
+        assert all(bulk.moved for bulk in bulks), "each goes on"
+        assert sum(bulk.moved for bulk in bulks) > BYTES
+        assert beside - idle < CEILING / BYTES / 4

@@ -1,0 +1,178 @@
+"""Congestion control on simulated paths. Bounds are about twice what these very paths show, and no clock runs."""
+
+from bisect import bisect
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.circuit.congestion import FLOOR, INITIAL, MIN_STEP, QUEUE_TIME, CongestionWindow
+from common.circuit.window import CIRCUIT_WINDOW
+from tests.helpers import MS, PATIENT
+from tests.unit.circuit.simulated_path import CELL, MBIT, Path
+
+
+def constant(mbit: float) -> Path:
+    """A path whose rate does not change."""
+    return Path(lambda _now: mbit * MBIT)
+
+
+@pytest.mark.parametrize(
+    ("mbit", "delay"), [(1, 50 * MS), (10, 10 * MS), (10, 150 * MS), (200, 20 * MS), (200, 150 * MS), (1_000, MS)]
+)
+def test_one_circuit_fills_its_path_and_keeps_the_queue_short(mbit: float, delay: float) -> None:
+    path = constant(mbit)
+    circuit = path.circuit(delay)
+    path.run(20)
+    assert circuit.got(8, 20) / 12 > 0.9 * mbit * MBIT
+    cells = 2 * CELL / (mbit * MBIT)  # what two cells take: less than that no queue of cells can be
+    assert path.queue(8, 20) < 3 * max(QUEUE_TIME, delay / 10) + cells
+
+
+def test_a_transfer_starts_quickly() -> None:
+    """200 Mbit/s, 150 ms: doubling from 256 KiB takes four rounds and a half."""
+    path = constant(200)
+    circuit = path.circuit(150 * MS)
+    path.run(2)
+    assert circuit.got(1, 2) > 0.7 * 200 * MBIT
+
+
+def test_the_queue_of_slow_start_is_gone_soon() -> None:
+    path = constant(10)
+    path.circuit(150 * MS)
+    path.run(6)
+    assert path.queue(0, 6, 1.0) < 0.6  # a round's worth at most, and then some
+    assert path.queue(3, 6, 0.95) < 0.15
+
+
+@pytest.mark.parametrize(("mbit", "count"), [(10, 2), (10, 4), (200, 4)])
+def test_circuits_share_a_link_within_a_factor_of_three(mbit: float, count: int) -> None:
+    """They join two seconds after each other: each meets the queue of those before, and takes it for its path."""
+    path = constant(mbit)
+    circuits = [path.circuit(150 * MS, start=2.0 * number) for number in range(count)]
+    path.run(60)
+    shares = [circuit.got(30, 60) for circuit in circuits]
+    assert sum(shares) / 30 > 0.9 * mbit * MBIT
+    assert max(shares) < 3 * min(shares)
+    assert path.queue(30, 60) < 0.2 * count
+
+
+def test_a_rate_that_rises_and_falls_is_followed() -> None:
+    rates = [10.0, 100.0, 5.0]
+    path = Path(lambda now: rates[min(int(now / 10), 2)] * MBIT)
+    circuit = path.circuit(100 * MS)
+    path.run(30)
+    for number, rate in enumerate(rates):
+        begin = 10 * number + 6
+        assert circuit.got(begin, begin + 4) / 4 > 0.85 * rate * MBIT
+        assert path.queue(begin, begin + 4) < 0.1
+
+
+def test_a_path_that_becomes_longer_is_learnt() -> None:
+    """At first the delay looks like a queue; what does not go away with the window is none."""
+    path = constant(20)
+    circuit = path.circuit(100 * MS, stalled=lambda now: 50 * MS if now > 10 else 0.0)
+    path.run(130)
+    assert circuit.got(110, 130) / 20 > 0.8 * 20 * MBIT
+    assert path.queue(110, 130) < 0.15
+
+
+def test_receipts_that_come_unevenly_cost_little() -> None:
+    random = Random(1)
+    path = constant(200)
+    circuit = path.circuit(150 * MS, stalled=lambda _now: random.random() * 30 * MS)
+    path.run(10)
+    assert circuit.got(4, 10) / 6 > 0.8 * 200 * MBIT
+
+
+def test_a_link_that_stands_still_for_a_moment_now_and_then_costs_little() -> None:
+    """As when a segment is lost: all behind it waits for a round trip of that link, 50 ms, twice a second."""
+    random = Random(1)
+    stops = [0.0]
+    while stops[-1] < 12:
+        stops.append(stops[-1] + random.expovariate(2))
+    path = Path(lambda _now: 200 * MBIT, lambda now: max(0.0, stops[bisect(stops, now) - 1] + 50 * MS - now))
+    circuit = path.circuit(150 * MS)
+    path.run(12)
+    assert circuit.got(4, 12) / 8 > 0.7 * 200 * MBIT
+
+
+def test_a_pause_changes_nothing() -> None:
+    path = constant(50)
+    circuit = path.circuit(100 * MS, hungry=lambda now: now < 5 or now > 25)
+    path.run(24)
+    window = circuit.congestion.window
+    path.run(28)
+    assert circuit.got(25.5, 28) / 2.5 > 0.85 * 50 * MBIT
+    assert circuit.windows[-1][1] < 2 * window
+
+
+def test_a_window_that_nobody_needs_does_not_grow() -> None:
+    """A source of 1 Mbit/s on a path of 100."""
+    path = constant(100)
+    sent = 0
+
+    def hungry(now: float) -> bool:
+        nonlocal sent
+        if now * MBIT < sent:
+            return False
+        sent += CELL
+        return True
+
+    circuit = path.circuit(100 * MS, hungry=hungry)
+    path.run(20)
+    assert circuit.congestion.window == INITIAL
+    assert path.queue(0, 20, 1.0) < 10 * MS
+
+
+def test_a_receiver_that_stalls_is_waited_for() -> None:
+    """Its answers are held for five seconds: nothing breaks, and it goes on after that."""
+    path = constant(10)
+    circuit = path.circuit(50 * MS, stalled=lambda now: max(0.0, 10 - now) if 5 < now < 10 else 0.0)
+    path.run(30)
+    assert circuit.got(15, 30) / 15 > 0.8 * 10 * MBIT
+
+
+@given(st.integers(0, 2**32))
+@settings(PATIENT, max_examples=15)
+def test_whatever_the_path_does_nothing_deadlocks_and_the_ceiling_holds(seed: int) -> None:
+    random = Random(seed)
+    rates = [10 ** random.uniform(-1, 2.5) for _ in range(12)]
+    holds = [random.choice([0.0, 0.0, random.uniform(0, 0.5)]) for _ in range(12)]
+    path = Path(
+        lambda now: rates[min(int(now), 11)] * MBIT,
+        lambda now: random.choice([0.0] * 50 + [random.uniform(0, 0.3)]),
+    )
+    circuits = [
+        path.circuit(random.uniform(MS, 300 * MS), random.uniform(0, 3), stalled=lambda now: holds[min(int(now), 11)])
+        for _ in range(random.randint(1, 3))
+    ]
+    path.run(12)
+    for circuit in circuits:
+        assert circuit.sending.flying <= CIRCUIT_WINDOW
+        assert all(FLOOR <= window <= CIRCUIT_WINDOW for _, window in circuit.windows)
+    rates[:] = [10.0] * 12
+    holds[:] = [0.0] * 12
+    before = [circuit.receiving.arrived for circuit in circuits]
+    path.run(60)
+    assert all(circuit.receiving.arrived > arrived for circuit, arrived in zip(circuits, before, strict=True))
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1e9), st.integers(0, 2**40), st.booleans()), max_size=200), st.integers(2**15, 2**23)
+)
+@PATIENT
+def test_any_round_trips_leave_the_window_between_floor_and_ceiling(
+    steps: list[tuple[float, int, bool]], ceiling: int
+) -> None:
+    """A peer decides when it answers, so round trips may be anything."""
+    congestion, answered = CongestionWindow(ceiling), 0
+    for round_trip, newly, limited in steps:
+        if limited:
+            congestion.refused()
+        answered += newly
+        congestion.measured(round_trip, newly, answered, answered + newly)
+        assert congestion.window <= max(ceiling, INITIAL)
+        assert congestion.window >= FLOOR
+        assert MIN_STEP <= congestion.step <= congestion.window
