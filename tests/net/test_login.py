@@ -316,5 +316,5 @@ def test_a_login_that_is_always_too_slow_is_a_sentence(
         alice.sign_up("alice", ALICE)
     monkeypatch.setattr("common.roles.auth_login.CHALLENGE_TIME", -1.0)
     with connected(server, tmp_path / "alice") as alice:
-        with pytest.raises(LoginRefused, match="^the login took too long: try again$"):
+        with pytest.raises(LoginRefused, match=r"^the login took too long: try again$"):
             alice.log_in("alice", ALICE)
