@@ -11,10 +11,18 @@ A server's key is believed as the option `login` says it, else as it was when a 
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Self
 
 from common.crypto.saslprep import saslprep
-from common.crypto.scram import MAX_ITERATIONS, MIN_ITERATIONS, ScramClient, Verifier, make_verifier
+from common.crypto.scram import (
+    MAX_ITERATIONS,
+    MIN_ITERATIONS,
+    ScramClient,
+    Verifier,
+    make_verifier,
+    salted_password,
+)
 from common.errors import AuthenticationFailed, Malformed, OnionError
 from common.ops.options import LoginServer
 from common.roles.login_connection import Connect, LoginConnection, OtherKey
@@ -187,8 +195,23 @@ class AuthClient:
     # ---- helpers
 
     def _prove(self, name: str, password: str) -> tuple[Done, int]:
-        """One exchange: the server's last word, and the iterations of the stored verifier."""
-        scram = ScramClient(name, password, self._connection.binding)
+        """The server's last word, and the iterations of the stored verifier.
+
+        On a slow or busy machine the challenge may be too old by the time the password is hashed: then another is
+        asked for, and the hash is there already.
+        """
+        salted = cache(salted_password)
+        try:
+            return self._exchange(name, password, salted)
+        except LoginRefused as error:
+            if error.code is not ErrorCode.EXPIRED:
+                raise
+        return self._exchange(name, password, salted)
+
+    def _exchange(
+        self, name: str, password: str, salted: Callable[[bytes, bytes, int], bytes]
+    ) -> tuple[Done, int]:
+        scram = ScramClient(name, password, self._connection.binding, salted=salted)
         device = self._pins.device(self.key, _device_name(name))
         challenge = self._connection.request(Scram(scram.first(), device), Challenge)
         try:

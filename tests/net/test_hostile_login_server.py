@@ -289,7 +289,6 @@ def test_a_wrong_greeting_is_a_sentence(tmp_path: Path, messages: list[Message |
         (Error(ErrorCode.SLOW_DOWN, 8), "too many tries: wait 8 seconds and try again"),
         (Error(ErrorCode.SLOW_DOWN, 1), "too many tries: wait 1 second and try again"),
         (Error(ErrorCode.WRONG), "wrong name or password"),
-        (Error(ErrorCode.EXPIRED), "the login took too long: try again"),
     ],
 )
 def test_a_refusal_is_a_sentence(tmp_path: Path, error: Error, sentence: str) -> None:

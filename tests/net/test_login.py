@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from common.crypto.scram import salted_password
 from common.errors import OnionError
 from common.ops.options import LoginServer
 from common.roles.auth_client import AuthClient
@@ -286,3 +287,34 @@ def test_the_words_of_a_conversation(server: AuthServer, tmp_path: Path) -> None
         assert not conversation.over
         assert said("logout") == "logged out"
         assert conversation.over
+
+
+def test_a_login_that_was_too_slow_asks_again_and_does_not_hash_again(
+    server: AuthServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connected(server, tmp_path / "alice") as alice:
+        alice.sign_up("alice", ALICE)
+    monkeypatch.setattr("common.roles.auth_login.CHALLENGE_TIME", -1.0)
+    hashed: list[int] = []
+
+    def slow(password: bytes, salt: bytes, iterations: int) -> bytes:
+        monkeypatch.setattr("common.roles.auth_login.CHALLENGE_TIME", 60.0)  # the next one can be answered
+        hashed.append(iterations)
+        return salted_password(password, salt, iterations)
+
+    monkeypatch.setattr("common.roles.auth_client.salted_password", slow)
+    with connected(server, tmp_path / "alice") as alice:
+        alice.log_in("alice", ALICE)
+        assert alice.who_am_i().name == "alice"
+    assert hashed == [600_000]
+
+
+def test_a_login_that_is_always_too_slow_is_a_sentence(
+    server: AuthServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connected(server, tmp_path / "alice") as alice:
+        alice.sign_up("alice", ALICE)
+    monkeypatch.setattr("common.roles.auth_login.CHALLENGE_TIME", -1.0)
+    with connected(server, tmp_path / "alice") as alice:
+        with pytest.raises(LoginRefused, match=r"^the login took too long: try again$"):
+            alice.log_in("alice", ALICE)
