@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: run test lint soak bench bench-directory fuzz clean
+.PHONY: run test lint soak bench bench-directory bench-wan fuzz clean
 
 run:  ## a network of five relays and the prompt
 	./launch_network.sh 5 --client
@@ -21,6 +21,9 @@ bench: .venv/developer
 
 bench-directory: .venv/developer  ## a gateway with 10,000 relays and 1,000 clients: ten minutes, 20,000 open files
 	$(PYTHON) -m tests.benchmarks.directory
+
+bench-wan: .venv/developer  ## transfers and a prompt over an emulated wide area: root, twenty minutes; docs/performance-wan.md has a run
+	$(PYTHON) -m tests.benchmarks.wan
 
 fuzz: .venv/developer  ## a minute of hostile peers at the port of a real gateway
 	$(PYTHON) -m tests.fuzz.gateway_port

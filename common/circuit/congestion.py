@@ -7,14 +7,15 @@ answered. The window aims at
     what is delivered in a base round trip and the allowed queueing time, and `QUEUE_SIZE`
 
 (the form of FAST TCP, Wei, Jin, Low and Hegde 2006). So each circuit keeps `QUEUE_SIZE` bytes waiting at the
-slowest link, which makes circuits share it evenly, and all together keep the allowed time, so that a fast link
-has something to do while threads wake up. Only the *least* round trip of several rounds counts: a segment that
-was lost, or a busy machine, holds answers up for a moment, and that is no queue.
+slowest link, and all together keep the allowed time, so that a fast link has something to do while threads wake
+up. Growing by bytes and shrinking by a part makes shares even out. Only the *least* round trip of several rounds
+counts: a segment that was lost, or a busy machine, holds answers up for a moment, and that is no queue.
 
 At first the window doubles each round until a queue stands (slow start), and so it does again when it has been
 the limit for some rounds without one. After the first slow start, and when no round trip was as short as the
-base for `BASE_AGE` seconds of sending, the window is halved for two rounds, and the second tells the base anew:
-the path may have become longer. A window that nobody needed does not grow.
+base for `BASE_AGE` seconds of sending, the window is halved for two rounds, and the second measures without this
+circuit's own queue: others' were taken for the path, or the path has become longer. A window that nobody needed
+does not grow.
 
 Pure arithmetic: bytes and seconds in, `window` out.
 """
@@ -24,7 +25,7 @@ from math import sqrt
 INITIAL = 128 * 2**10  # bytes on their way before anything is known: 0.1 s of a 10 Mbit/s link
 FLOOR = 32 * 2**10  # never less: two long cells
 MIN_STEP = 16 * 2**10  # bytes from mark to mark, at least: both ends know it
-QUEUE_SIZE = 16 * 2**10  # bytes of queue that a circuit with a window of 256 KiB keeps; it grows as the window's root
+QUEUE_SIZE = 16 * 2**10  # bytes of queue that a circuit with a window of 256 KiB keeps; it grows as its root
 QUEUE_TIME = 0.020  # seconds of queue that all together may keep, at least,
 QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger on long paths; but never more than
 MOST_QUEUE_TIME = 0.050
