@@ -7,33 +7,37 @@ answered. The window aims at
     what is delivered in a base round trip and the allowed queueing time, and `QUEUE_SIZE`
 
 (the form of FAST TCP, Wei, Jin, Low and Hegde 2006). So each circuit keeps `QUEUE_SIZE` bytes waiting at the
-slowest link, which makes circuits share it evenly, and all together keep the allowed time, so that a fast link
-has something to do while threads wake up. Only the *least* round trip of several rounds counts: a segment that
-was lost, or a busy machine, holds answers up for a moment, and that is no queue.
+slowest link, and all together keep the allowed time, so that a fast link has something to do while threads wake
+up. Growing by bytes and shrinking by a part makes shares even out. Only the *least* round trip of several rounds
+counts: a segment that was lost, or a busy machine, holds answers up for a moment, and that is no queue.
 
 At first the window doubles each round until a queue stands (slow start), and so it does again when it has been
 the limit for some rounds without one. After the first slow start, and when no round trip was as short as the
-base for `BASE_AGE` seconds of sending, the window is halved for two rounds, and the second tells the base anew:
-the path may have become longer. A window that nobody needed does not grow.
+base for `BASE_AGE` seconds of sending, the window is halved for two rounds, and the second measures without this
+circuit's own queue: others' were taken for the path, or the path has become longer. A window that nobody needed
+does not grow.
 
 Pure arithmetic: bytes and seconds in, `window` out.
 """
 
-INITIAL = 256 * 2**10  # bytes on their way before anything is known: 0.2 s of a 10 Mbit/s link
+from math import sqrt
+
+INITIAL = 128 * 2**10  # bytes on their way before anything is known: 0.1 s of a 10 Mbit/s link
 FLOOR = 32 * 2**10  # never less: two long cells
 MIN_STEP = 16 * 2**10  # bytes from mark to mark, at least: both ends know it
-QUEUE_SIZE = 16 * 2**10  # bytes of queue each circuit keeps: a long cell
+QUEUE_SIZE = 16 * 2**10  # bytes of queue that a circuit with a window of 256 KiB keeps; it grows as its root
 QUEUE_TIME = 0.020  # seconds of queue that all together may keep, at least,
-QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger on long paths
+QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger on long paths; but never more than
+MOST_QUEUE_TIME = 0.050
 MEMORY = 4  # rounds of which the least round trip counts
 SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
-FREE_ROUNDS = 4  # rounds at the limit with half the allowed queue after which it doubles again
+FREE_ROUNDS = 3  # more rounds at the limit with half the allowed queue than with more, and it doubles again
 BASE_AGE = 10.0  # seconds
 STALE = 3  # measurements in a row that still met a queue: after that the base goes half of the way to them
 DRAINED = 0.5  # of what the path holds without a queue is on its way while the base is measured
-_CONFIRMS = 1.05  # times the base is a round trip that confirms it
-_STEPS = 8  # marks in a window
-_LATEST = 5  # round trips of which the least tells slow start about a queue: more than half a round's
+COARSE_STEP = 32 * 2**10  # bytes from mark to mark where that makes four in a window: a receipt is a cell of 1 KiB
+_STEPS = 16  # marks in a large window
+_LATEST = 8  # round trips of which the least tells slow start about a queue: more than half a round's
 _TICK = 1e-5  # seconds: no round trip is shorter, whatever a coarse clock says
 _NEVER = float("inf")
 
@@ -81,7 +85,7 @@ class CongestionWindow:
     @property
     def step(self) -> int:
         """Bytes after which the sender asks for a receipt."""
-        return max(MIN_STEP, self.window // _STEPS)
+        return max(MIN_STEP, self.window // _STEPS, min(self.window // 4, COARSE_STEP))
 
     def refused(self) -> None:
         """There was more to send than the window allowed."""
@@ -93,9 +97,8 @@ class CongestionWindow:
         `answered` and `sent` are totals since the start.
         """
         round_trip = max(round_trip, _TICK)
-        if round_trip <= self._base * _CONFIRMS:
-            self._base = min(self._base, round_trip)
-            self._unconfirmed = 0.0
+        if round_trip <= self._base:
+            self._base, self._unconfirmed = round_trip, 0.0
         self._least = min(self._least, round_trip)
         self._latest = [*self._latest[1 - _LATEST :], round_trip]
         if self._starting:
@@ -106,12 +109,12 @@ class CongestionWindow:
 
     @property
     def _allowed(self) -> float:
-        return max(QUEUE_TIME, self._base * QUEUE_SHARE)
+        return max(QUEUE_TIME, min(self._base * QUEUE_SHARE, MOST_QUEUE_TIME))
 
     def _start(self, newly: int) -> None:
         """Slow start."""
         least = min(self._latest)
-        if least - self._base > self._allowed:
+        if least - self._base > 2 * self._allowed:
             self._starting = False
             self._recent = [least]
             if self._measured:
@@ -125,8 +128,7 @@ class CongestionWindow:
         least, self._least = self._least, _NEVER
         limited = self._limited or self._was_limited
         self._limited, self._was_limited = False, self._limited
-        if limited:
-            self._unconfirmed += least
+        self._unconfirmed += least
         if self._probing:
             self._probe(least)
             return
@@ -142,11 +144,11 @@ class CongestionWindow:
         if least > 2 * (self._base + self._allowed):
             self._set(up)
         elif up > self.window and limited:
-            self._set(self.window + SMOOTHING * (up - self.window))
+            self._set(up)
         elif down < self.window:
             self._set(self.window + SMOOTHING * (down - self.window))
         free = limited and least - self._base < self._allowed / 2
-        self._free_rounds = self._free_rounds + 1 if free else 0
+        self._free_rounds = max(0, self._free_rounds + (1 if free else -1))
         if self._free_rounds == FREE_ROUNDS:
             self._free_rounds = 0
             self._starting = True
@@ -174,7 +176,8 @@ class CongestionWindow:
 
     def _aim(self, least: float, window: int | None = None) -> float:
         """The window at which just the wanted queue would stand, by the least round trip with this one."""
-        return (window or self.window) * (self._base + self._allowed) / least + QUEUE_SIZE
+        window = window or self.window
+        return window * min(1.0, (self._base + self._allowed) / least) + QUEUE_SIZE * sqrt(window / 262_144)
 
     def _set(self, window: float) -> None:
         self.window = int(min(max(window, FLOOR), self._ceiling))
