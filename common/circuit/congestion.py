@@ -32,6 +32,7 @@ MOST_QUEUE_TIME = 0.050
 MEMORY = 4  # rounds of which the least round trip counts
 SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
 FREE_ROUNDS = 3  # more rounds at the limit with half the allowed queue than with more, and it doubles again
+YOUNG_GROWTH = 1.25  # a round, after slow start and until a queue has stood: what ended it may have been a moment's
 BASE_AGE = 10.0  # seconds
 STALE = 3  # measurements in a row that still met a queue: after that the base goes half of the way to them
 DRAINED = 0.5  # of what the path holds without a queue is on its way while the base is measured
@@ -61,6 +62,7 @@ class CongestionWindow:
         "_starting",
         "_unconfirmed",
         "_was_limited",
+        "_young",
         "window",
     )
 
@@ -76,6 +78,7 @@ class CongestionWindow:
         self._round_end = 0
         self._limited = self._was_limited = False  # the window held something back, in this round and the last
         self._starting = True
+        self._young = True  # no queue has stood for some rounds since the last slow start
         self._measured = False  # the base, since slow start filled the path
         self._stale = 0
         self._free_rounds = 0
@@ -142,16 +145,18 @@ class CongestionWindow:
         """The window follows the queue that stands: up by this round, down by the best of the last."""
         up, down = self._aim(least), self._aim(min(self._recent))
         if least > 2 * (self._base + self._allowed):
+            self._young = False
             self._set(up)
         elif up > self.window and limited:
-            self._set(up)
+            self._set(max(up, self.window * YOUNG_GROWTH) if self._young else up)
         elif down < self.window:
+            self._young = False
             self._set(self.window + SMOOTHING * (down - self.window))
         free = limited and least - self._base < self._allowed / 2
         self._free_rounds = max(0, self._free_rounds + (1 if free else -1))
         if self._free_rounds == FREE_ROUNDS:
             self._free_rounds = 0
-            self._starting = True
+            self._starting = self._young = True
 
     def _drain(self) -> None:
         """Two rounds with half the window, or less than the path holds, will tell the base."""
