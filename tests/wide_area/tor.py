@@ -79,7 +79,7 @@ class WideTor:
         folder.mkdir(mode=0o700)
         fast = tor._FAST_CLIENT if self._fast else ""
         return self._write(
-            folder, self._area.hosts[_CLIENT].address, f"SocksPort {_HOME}:{_SOCKS}\n" + tor._CLIENT + fast, lines
+            folder, self._area.hosts[_CLIENT].address, f"SocksPort {_HOME}:{_SOCKS}\nExitNodes a3\n" + tor._CLIENT + fast, lines
         )
 
     def _write(self, folder: Path, address: str, own: str, lines: str) -> Path:
