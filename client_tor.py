@@ -5,21 +5,22 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from common.ops import lifecycle, logs
 from common.ops.config import PREFIX, ClientCommand, ClientConfig, load_client
 from common.ops.files import private_folder
-from common.ops.keystore import load_or_create_identity
-from common.roles.answers import Answers, check_argument, control, show_clients
 from common.roles.client import Client
-from common.roles.listed_relay import ListedRelay
-from common.roles.pool import PathWishes
+from common.roles.client_run import make_client, running_client
+from common.roles.control import control
 from common.roles.programs import AddressNotices
 from common.roles.progress import StartProgress
-from common.roles.prompt import Prompt, history
 from common.roles.proxy import Proxy, ProxyRules
+from common.roles.starting import Starting
+
+if TYPE_CHECKING:
+    from common.roles.answers import Answers
+    from common.roles.login_screen import LoginScreen
 
 STOP_TIMEOUT = 5.0  # seconds in which what is queued at the relay may still leave
 
@@ -31,14 +32,29 @@ def run(argv: Sequence[str]) -> int:
     logs.set_up("client", config.log_level)
     lifecycle.raise_file_limit()
     private_folder(config.state)
-    console = Console()
     if command.name == "socks" or (command.name == "relay" and not sys.stdin.isatty()):
-        return serve_proxy(config, console)
+        return serve_proxy(config)
+    if command.name in ("", "relay"):
+        return prompt(config, command.name or "prompt")
+    if command.name == "server" and (command.login.direct or config.login is None):
+        from common.roles.login_screen import run_login  # noqa: PLC0415  only who logs in loads it
+
+        return run_login(config, command.login)
+    return ask(config, command)
+
+
+def ask(config: ClientConfig, command: ClientCommand) -> int:
+    """One choice of the prompt, or `status`."""
+    from rich.console import Console  # noqa: PLC0415  the proxy port starts without all that
+
+    from common.roles.answers import Answers, check_argument, show_clients  # noqa: PLC0415  nor this
+
+    console = Console()
     if command.name == "status":
         shown = show_clients(config.state, console, targets=command.targets, as_json=command.as_json)
         return 0 if shown else lifecycle.FAILED
     check_argument(command.name, command.argument)
-    with serving_relay(config, console) as own, running_client(config, command.name or "prompt", own) as client:
+    with serving_relay(config) as own, running_client(config, command.name, own) as client:
         answers = Answers(client, console, Console(stderr=True), config.browser, config.github_api)
         try:
             return answer(answers, config, command)
@@ -46,8 +62,8 @@ def run(argv: Sequence[str]) -> int:
             answers.close()
 
 
-def answer(answers: Answers, config: ClientConfig, command: ClientCommand) -> int:
-    """The prompt, or one choice; 0 when it was done."""
+def answer(answers: "Answers", config: ClientConfig, command: ClientCommand) -> int:
+    """One choice; 0 when it was done."""
     match command.name:
         case "web" if command.save is not None:
             answers.save_page(command.argument, command.save, as_json=command.as_json)
@@ -59,20 +75,51 @@ def answer(answers: Answers, config: ClientConfig, command: ClientCommand) -> in
                 answers.print_page(command.argument, as_json=command.as_json)
         case "git":
             answers.git(command.argument, repositories=command.repositories, as_json=command.as_json)
-        case "path":
-            answers.path(command.argument, as_json=command.as_json)
+        case "server":
+            from common.roles.login_screen import editing  # noqa: PLC0415
+
+            login_screen(answers, config).run(command.login, editing())
         case _:
-            with history(config.state / "history", answers.errors.print) as ask:
-                Prompt(answers, ask).run()
+            answers.path(command.argument, as_json=command.as_json)
     return 0
 
 
+def prompt(config: ClientConfig, program: str) -> int:
+    """The prompt, at once: the client starts meanwhile, and while what only the prompt needs is loaded."""
+    starting = Starting()
+    with serving_relay(config) as own, ExitStack() as stack:
+        client = make_client(config, starting.progress, starting.warn, own)
+        stack.enter_context(starting.begin(client))
+        stack.enter_context(control(client, config.state, program))
+
+        from rich.console import Console  # noqa: PLC0415
+
+        from common.roles.answers import Answers  # noqa: PLC0415
+        from common.roles.prompt import Prompt, history  # noqa: PLC0415
+
+        answers = Answers(client, Console(), Console(stderr=True), config.browser, config.github_api)
+        stack.callback(answers.close)
+        ask_line = stack.enter_context(history(config.state / "history", answers.errors.print))
+        Prompt(answers, login_screen(answers, config), ask_line, starting).run()
+    return 0
+
+
+def login_screen(answers: "Answers", config: ClientConfig) -> "LoginScreen":
+    """The login server's, through the network."""
+    from common.roles.login_screen import LoginScreen, through  # noqa: PLC0415
+
+    return LoginScreen(through(answers.client), config.login, config.state, answers.console, answers.errors)
+
+
 @contextmanager
-def serving_relay(config: ClientConfig, console: Console) -> Iterator[bytes | None]:
+def serving_relay(config: ClientConfig) -> Iterator[bytes | None]:
     """The relay that this client is too, if it is one: its identity. They share the process and nothing else."""
     if not config.relay:
         yield None
         return
+    from common.ops.keystore import load_or_create_identity  # noqa: PLC0415  most clients are no relay
+    from common.roles.listed_relay import ListedRelay  # noqa: PLC0415  nor this
+
     keys = config.state / "relay"
     identity = load_or_create_identity(keys)
     relay = ListedRelay(
@@ -87,44 +134,23 @@ def serving_relay(config: ClientConfig, console: Console) -> Iterator[bytes | No
     )
     try:
         relay.start()
-        console.print(f"relay {config.relay_nickname} on {relay.address} while this runs", highlight=False)
+        print(f"relay {config.relay_nickname} on {relay.address} while this runs", flush=True)
         yield identity.public
     finally:
         relay.stop(STOP_TIMEOUT)
 
 
-@contextmanager
-def running_client(config: ClientConfig, program: str, own: bytes | None) -> Iterator[Client]:
-    """A client as configured, started, with its progress on standard error."""
-    with StartProgress(Console(stderr=True)) as progress, make_client(config, progress, own) as client:
-        with control(client, config.state, program):
-            yield client
-
-
-def make_client(config: ClientConfig, progress: StartProgress, own: bytes | None = None) -> Client:
-    """A client as configured, inert; no circuit passes through the relay `own`."""
-    return Client(
-        config.gateways,
-        config.network,
-        cache=config.state / "directory.json",
-        guards=config.state / "guards.json",
-        wishes=PathWishes(*config.hops, config.suite, config.exclude, config.exit, own),
-        progress=progress,
-        warn=progress.warn,
-    )
-
-
-def serve_proxy(config: ClientConfig, console: Console) -> int:
+def serve_proxy(config: ClientConfig) -> int:
     """The proxy port, until a signal; a port that is taken is told before anything is started."""
     with ExitStack() as stack:
-        own = stack.enter_context(serving_relay(config, console))
-        progress = stack.enter_context(StartProgress(Console(stderr=True)))
-        client = make_client(config, progress, own)
+        own = stack.enter_context(serving_relay(config))
+        progress = stack.enter_context(StartProgress(sys.stderr))
+        client = make_client(config, progress, progress.warn, own)
         proxies = open_proxies(config, client)
         with client, control(client, config.state, "socks"), lifecycle.Signals() as signals:
             for proxy in proxies:
                 proxy.start()
-                console.print(f"proxy port {proxy.address}: SOCKS5, SOCKS4a and HTTP CONNECT; ctrl-c ends it")
+                print(f"proxy port {proxy.address}: SOCKS5, SOCKS4a and HTTP CONNECT; ctrl-c ends it", flush=True)
             signals.stop.wait()
             for proxy in proxies:
                 proxy.stop()

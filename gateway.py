@@ -9,7 +9,6 @@ from common.ops import lifecycle, logs
 from common.ops.config import load
 from common.ops.keystore import load_or_create_identity
 from common.roles.gateway import Gateway
-from common.roles.status_http import StatusServer
 
 
 def run() -> int:
@@ -31,6 +30,8 @@ def run() -> int:
         stack.callback(gateway.stop)
         http = ""
         if config.http is not None:
+            from common.roles.status_http import StatusServer  # noqa: PLC0415  a gateway without a page need not load it
+
             http = str(stack.enter_context(StatusServer(config.http, gateway.snapshot)).address)
             logging.info("status page http://%s/", http)
         stack.enter_context(lifecycle.ready(config.state, str(gateway.address), identity.public, http))

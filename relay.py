@@ -29,6 +29,7 @@ def run() -> int:
         nickname=config.nickname,
         exit_policy=config.exit_policy,
         family_key=load_or_create_family_key(config.family_key) if config.family_key else None,
+        workers=config.workers,
     )
     with lifecycle.Signals() as signals:
         relay.start()

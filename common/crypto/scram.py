@@ -25,6 +25,7 @@ Optional extensions are passed over, a mandatory one (`m=`) is refused, and so i
 
 import base64
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum, auto
 from hashlib import sha256
@@ -91,7 +92,7 @@ def make_verifier(password: str, salt: bytes, iterations: int) -> Verifier:
 
     Raises `Malformed` for a password that SASLprep refuses (its text says why), and as `Verifier`.
     """
-    return _verifier(_salted(saslprep(password).encode(), salt, iterations), salt, iterations)
+    return _verifier(salted_password(saslprep(password).encode(), salt, iterations), salt, iterations)
 
 
 def decoy_verifier(secret: bytes, name: str, iterations: int) -> Verifier:
@@ -135,9 +136,11 @@ class ScramClient(_Exchange):
         binding: bytes,
         nonce: bytes | None = None,
         min_iterations: int = MIN_ITERATIONS,
+        salted: Callable[[bytes, bytes, int], bytes] | None = None,
     ) -> None:
         """`binding` is the SHA-256 of the certificate (DER) that the connection showed; `nonce` printable ASCII.
 
+        `salted` does the work of `salted_password`; who asks again with the same password may remember its result.
         Raises `Malformed` for a name or a password that SASLprep refuses. A server that asks for fewer than
         `min_iterations` gets no proof: it would be one that is cheap to guess by.
         """
@@ -147,6 +150,7 @@ class ScramClient(_Exchange):
         self._password = saslprep(password).encode()
         self._bare = f"n={escape(saslprep(name, MAX_NAME))},r={self._nonce}".encode()
         self._min_iterations = min_iterations
+        self._salted = salted or salted_password
         self._verifier: Verifier | None = None
         self._signature = b""
 
@@ -171,7 +175,7 @@ class ScramClient(_Exchange):
             raise AuthenticationFailed("the server does not answer this login")
         salt, iterations = strict_base64(salt64), positive_number(count)
         _check_cost(salt, iterations, self._min_iterations)
-        salted = _salted(password, salt, iterations)
+        salted = self._salted(password, salt, iterations)
         self._verifier = _verifier(salted, salt, iterations)
         without_proof = b"c=%b,r=%b" % (base64.b64encode(GS2_HEADER + self._binding), nonce.encode())
         auth_message = b",".join((self._bare, server_first, without_proof))
@@ -291,8 +295,10 @@ def _check_cost(salt: bytes, iterations: int, least: int = 1) -> None:
         raise Malformed(f"{iterations} iterations, not {least} to {MAX_ITERATIONS}")
 
 
-def _salted(password: bytes, salt: bytes, iterations: int) -> bytes:
-    """By `cryptography`: half the time of `hashlib.pbkdf2_hmac`, and like it without the interpreter's lock."""
+def salted_password(password: bytes, salt: bytes, iterations: int) -> bytes:
+    """SaltedPassword (32 bytes) of a password that SASLprep has prepared, as secret as that.
+
+    By `cryptography`: half the time of `hashlib.pbkdf2_hmac`, and like it without the interpreter's lock."""
     return PBKDF2HMAC(SHA256(), KEY_SIZE, salt, iterations).derive(password)
 
 

@@ -1,7 +1,8 @@
-"""Accepts links: a listening socket, one thread that accepts, and a short-lived thread for each handshake.
+"""Accepts TLS connections: a listening socket, one thread that accepts, a short-lived thread for each handshake.
 
-A stranger can hold one handshake for `HANDSHAKE_TIME` and no longer, and `MAX_HANDSHAKES` at once; over it the
-newest is closed. Nothing here logs a peer's address.
+A stranger can hold one handshake for `HANDSHAKE_TIME` and no longer, and `MAX_HANDSHAKES` at once. Over it the
+newest is closed, or with `drop_oldest` the oldest: an honest handshake takes milliseconds, so those that last are
+the strangers'. Nothing here logs a peer's address.
 """
 
 import errno
@@ -13,23 +14,22 @@ import threading
 from collections.abc import Callable
 from itertools import count
 from time import monotonic
+from typing import Generic, Protocol, TypeVar
 
-from common.errors import Closed, ConfigError
+from common.errors import Closed
+from common.net.binding import listen_on
 from common.net.deadline import Deadline
 from common.net.link import Link, LinkOwner
 
 HANDSHAKE_TIME = 10.0  # seconds: several round trips to the other side of the world, and a busy machine
 MAX_HANDSHAKES = 256  # threads of strangers at once; at 10 ms each that is 25,000 links a second
-_BACKLOG = 1_024  # connections the kernel keeps while the accepting thread is busy
 _PAUSE = 0.2  # seconds without accepting when the system has no more descriptors, memory or threads
 _REPEAT = 60.0  # seconds between two log lines about that
 _TLS_HANDSHAKE = b"\x16"  # the first byte of every TLS connection (RFC 8446, section 5.1)
 _HTTP_METHODS = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"CONN")
 _MAX_REQUEST = 65_536  # bytes of a mistaken request taken in, so that closing does not destroy our answer
-_SENTENCE = b"This is a relay's port of an onion-routing network, not a web server.\n"
 _HTTP_ANSWER = (
-    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n"
-    b"Content-Length: %d\r\n\r\n%b" % (len(_SENTENCE), _SENTENCE)
+    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
 )
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -37,32 +37,49 @@ _logger = logging.getLogger(__name__)
 _numbers = count(1)
 
 
-class Listener:
+class Closable(Protocol):
+    """What a handshake makes."""
+
+    def close(self) -> None:
+        """Ends it."""
+
+
+Made = TypeVar("Made", bound=Closable)
+
+
+class Acceptor(Generic[Made]):
     """Listens from its construction on; accepts from `start` to `close`."""
 
     def __init__(
         self,
         address: tuple[str, int],
-        context: ssl.SSLContext,
-        owner: LinkOwner,
-        on_link: Callable[[Link], None],
+        shake_hands: Callable[[socket.socket, Deadline], Made],
+        on_made: Callable[[Made], None],
+        *,
+        whose: str,
         handshake_time: float = HANDSHAKE_TIME,
+        drop_oldest: bool = False,
+        shared: bool = False,
     ) -> None:
         """Binds to a host (IPv4 or IPv6) and port, 0 for a free one; raises `ConfigError` when that cannot be.
 
-        `on_link` is called from a handshake's thread with each new link, which it registers and starts.
+        Both calls come from a handshake's thread. `shake_hands` owns the socket it is given, and raises `Closed`;
+        `on_made` registers and starts what it made. `whose` port this is, as in "a relay", is told to browsers.
+        `shared`: other processes listen there too, see `binding`.
         """
-        self._sock = _bind(address)
+        self._sock = listen_on(address, shared=shared)
         self.address: tuple[str, int] = self._sock.getsockname()[:2]
-        self._context = context
-        self._owner = owner
-        self._on_link = on_link
+        self._make = shake_hands
+        self._on_made = on_made
+        self._sentence = f"This is {whose}'s port of an onion-routing network, not a web server.\n".encode()
         self._handshake_time = handshake_time
+        self._drop_oldest = drop_oldest
         self._wake_reading, self._wake_writing = socket.socketpair()  # makes `close` an event like any other
         self._complained = float("-inf")
         self._lock = threading.Lock()  # guards `_closed` and `_handshakes`
+        self._fewer = threading.Condition(self._lock)  # a handshake has ended
         self._closed = False
-        self._handshakes: dict[threading.Thread, socket.socket | None] = {}  # None: the socket is a link's
+        self._handshakes: dict[threading.Thread, socket.socket | None] = {}  # None: the socket is handed out
         self._thread = threading.Thread(target=self._accept_all, name=f"listener {self.address[1]}", daemon=True)
 
     def start(self) -> None:
@@ -70,7 +87,7 @@ class Listener:
         self._thread.start()
 
     def close(self, deadline: Deadline) -> None:
-        """Stops accepting and breaks off handshakes; links handed out live on. May be called again."""
+        """Stops accepting and breaks off handshakes; what was handed out lives on. May be called again."""
         with self._lock:
             if self._closed:
                 return
@@ -111,7 +128,7 @@ class Listener:
             target=self._run_handshake, args=(sock,), name=f"handshake {next(_numbers)}", daemon=True
         )
         with self._lock:
-            if self._closed or len(self._handshakes) >= MAX_HANDSHAKES:
+            if self._closed or not self._has_room():
                 sock.close()
                 return
             self._handshakes[thread] = sock
@@ -122,15 +139,26 @@ class Listener:
             sock.close()
             raise
 
+    def _has_room(self) -> bool:
+        """Requires `_lock`. The thread of the oldest, once broken off, makes room in a moment."""
+        if len(self._handshakes) >= MAX_HANDSHAKES and self._drop_oldest:
+            for thread, sock in self._handshakes.items():
+                if sock is not None:
+                    _shut(sock)
+                    self._handshakes[thread] = None
+                    break
+            self._fewer.wait_for(lambda: len(self._handshakes) < MAX_HANDSHAKES, _PAUSE)
+        return len(self._handshakes) < MAX_HANDSHAKES and not self._closed
+
     def _run_handshake(self, sock: socket.socket) -> None:
         try:
             self._shake_hands(sock)
         except Closed as error:
-            _logger.debug("an incoming link failed: %s", error)
+            _logger.debug("an incoming connection failed: %s", error)
         except OSError as error:
-            _logger.debug("an incoming link failed: %s", error.strerror)
+            _logger.debug("an incoming connection failed: %s", error.strerror)
         except Exception:
-            _logger.exception("internal error with an incoming link")
+            _logger.exception("internal error with an incoming connection")
         finally:
             self._end(threading.current_thread())
 
@@ -140,63 +168,59 @@ class Listener:
             sock.settimeout(self._handshake_time)
             first = sock.recv(1, socket.MSG_PEEK)
             if first != _TLS_HANDSHAKE:
-                _turn_away(sock, deadline)
+                _turn_away(sock, self._sentence, deadline)
                 sock.close()
                 return
         except OSError:
             sock.close()
             raise
-        link = Link.accept(sock, self._context, self._owner, deadline)
+        made = self._make(sock, deadline)
         with self._lock:
             closed = self._closed
             self._handshakes[threading.current_thread()] = None
         if closed:
-            link.close("shutting down")
+            made.close()
             return
         try:
-            self._on_link(link)
+            self._on_made(made)
         except BaseException:
-            link.close("internal error")
+            made.close()
             raise
 
     def _end(self, thread: threading.Thread) -> None:
         with self._lock:
             self._handshakes.pop(thread, None)
+            self._fewer.notify_all()
 
     def _complain(self, error: Exception) -> None:
         now = monotonic()
         if now - self._complained >= _REPEAT:
             self._complained = now
-            _logger.warning("cannot accept links for now: %s", getattr(error, "strerror", None) or error)
+            _logger.warning("cannot accept connections for now: %s", getattr(error, "strerror", None) or error)
 
 
-def _bind(address: tuple[str, int]) -> socket.socket:
-    """A listening socket that does not block; raises `ConfigError`."""
-    host, port = address
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if not 0 <= port <= 65_535:  # getaddrinfo takes others for a port between
-        raise ConfigError(f"cannot listen on {shown}: a port is a number up to 65535, 0 for a free one")
-    sock = None
-    try:
-        family, kind, protocol, _, target = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(target)
-        sock.listen(_BACKLOG)
-        sock.setblocking(False)
-        return sock
-    except (OSError, UnicodeError) as error:
-        if sock is not None:
-            sock.close()
-        text = str(getattr(error, "strerror", None) or error).lower()
-        if getattr(error, "errno", None) == errno.EADDRINUSE:
-            text = "address already in use; choose another port"
-        raise ConfigError(f"cannot listen on {shown}: {text}") from None
+class Listener(Acceptor[Link]):
+    """Accepts links."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        context: ssl.SSLContext,
+        owner: LinkOwner,
+        on_link: Callable[[Link], None],
+        handshake_time: float = HANDSHAKE_TIME,
+        *,
+        shared: bool = False,
+    ) -> None:
+        """As `Acceptor`: `on_link` gets each new link, which it registers and starts."""
+
+        def accept(sock: socket.socket, deadline: Deadline) -> Link:
+            return Link.accept(sock, context, owner, deadline)
+
+        super().__init__(address, accept, on_link, whose="a relay", handshake_time=handshake_time, shared=shared)
 
 
-def _turn_away(sock: socket.socket, deadline: Deadline) -> None:
+def _turn_away(sock: socket.socket, sentence: bytes, deadline: Deadline) -> None:
     """Whoever does not speak TLS: a web browser gets a sentence, all others nothing. Raises `OSError`."""
     request = b""
     while len(request) < 4 and any(method.startswith(request) for method in _HTTP_METHODS):
@@ -207,7 +231,7 @@ def _turn_away(sock: socket.socket, deadline: Deadline) -> None:
         request += data
     if request not in _HTTP_METHODS:
         return
-    sock.sendall(_HTTP_ANSWER)
+    sock.sendall(_HTTP_ANSWER % (len(sentence), sentence))
     sock.shutdown(socket.SHUT_WR)
     taken = 0
     while taken < _MAX_REQUEST and not deadline.expired:

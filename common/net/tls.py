@@ -97,11 +97,17 @@ class TlsSession:
         """The bytes `outgoing()` would give: a peer that asks for key updates makes TLS write by itself."""
         return self._outgoing.pending
 
+    def peer_certificate(self) -> bytes:
+        """The certificate that the peer shows, in DER; raises `AuthenticationFailed` when it shows none."""
+        certificate = self._ssl.getpeercert(binary_form=True)
+        if not certificate:
+            raise AuthenticationFailed("no certificate")
+        return certificate
+
     def peer_identity(self) -> bytes:
         """The peer's Ed25519 public key (32 bytes); raises `AuthenticationFailed` when it shows another kind."""
-        certificate = self._ssl.getpeercert(binary_form=True)
         try:
-            key = x509.load_der_x509_certificate(certificate or b"").public_key()
+            key = x509.load_der_x509_certificate(self.peer_certificate()).public_key()
         except (ValueError, UnsupportedAlgorithm):
             raise AuthenticationFailed("no usable certificate") from None
         if not isinstance(key, Ed25519PublicKey):

@@ -3,7 +3,8 @@
     command line  >  environment (TOR_NETWORK_NAME)  >  TOML file (--config)  >  network.toml  >  default
 
 The option `network` is a name, or the path of a file that ends in .toml. Such a file, which the launcher writes,
-says the network's name and its gateways; gateways that another source names are used instead of the file's.
+says the network's name, its gateways and, if it has one, its login server; gateways or a login server that
+another source names are used instead of the file's.
 
 The table in `options` says which options there are. Everything wrong is a `ConfigError` that names source, option,
 value and what would be right; an unknown option is wrong too. Paths in a file are relative to the file's folder.
@@ -15,7 +16,7 @@ import dataclasses
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, overload
@@ -23,7 +24,8 @@ from typing import Any, Literal, NoReturn, overload
 from common.crypto.handshake import Suite
 from common.directory.addresses import Address
 from common.errors import ConfigError
-from common.ops.options import OPTIONS, GatewayPin, Option, is_network_file, to_toml
+from common.ops.login_words import LoginCommand, add_login_words, login_command, login_options
+from common.ops.options import OPTIONS, GatewayPin, LoginServer, Option, is_network_file, to_toml
 from common.wire.socks import Credentials, Isolate
 
 PROJECT = Path(__file__).resolve().parents[2]  # where the scripts are
@@ -31,7 +33,7 @@ PREFIX = "TOR_NETWORK_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 COMMAND_LINE = "command line"
 DEFAULT = "default"
-_PATHS = ("state", "family_key")  # relative to the file they stand in
+_PATHS = ("state", "family_key", "database")  # relative to the file they stand in
 _UNSPECIFIED = ("0.0.0.0", "::")
 
 
@@ -59,6 +61,20 @@ class RelayConfig:
     network: str
     log_level: str
     family_key: Path | None
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuthServerConfig:
+    """What a login server is told; the users are in the state folder when `database` is None."""
+
+    listen: Address
+    state: Path
+    database: Path | None
+    iterations: int
+    max_users: int
+    closed: bool
+    log_level: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +98,14 @@ class ClientConfig:
     relay_nickname: str
     relay_exit_policy: str
     browser: str
+    login: LoginServer | None
     github_api: str
     log_level: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCommand:
-    """What the client is to do: "" is the prompt, else web, git, path, status, socks or relay."""
+    """What the client is to do: "" is the prompt, else web, git, server, path, status, socks or relay."""
 
     name: str = ""
     argument: str = ""  # the URL of web and path, the user of git
@@ -97,6 +114,7 @@ class ClientCommand:
     save: Path | None = None  # web: into this file
     repositories: bool = False  # git: all of them
     targets: bool = False  # status: where streams go
+    login: LoginCommand = field(default_factory=LoginCommand)  # server: what of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +126,12 @@ class _Setting:
     label: str  # the option as that source calls it
 
 
-_CLASSES: dict[str, type[GatewayConfig | RelayConfig | ClientConfig]] = {
+Config = GatewayConfig | RelayConfig | AuthServerConfig | ClientConfig
+
+_CLASSES: dict[str, type[Config]] = {
     "gateway": GatewayConfig,
     "relay": RelayConfig,
+    "auth_server": AuthServerConfig,
     "client": ClientConfig,
 }
 
@@ -120,8 +141,8 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{COMMAND_LINE}: {message}; --help lists what there is")
 
 
-def build_parser(role: str) -> argparse.ArgumentParser:
-    """The command line of a role; what is not given is not in the namespace."""
+def build_parser(role: str, script: str = "") -> argparse.ArgumentParser:
+    """The command line of a role; what is not given is not in the namespace. `script` is how it is called."""
     shared = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     shared.add_argument("--config", metavar="FILE", help="TOML file with these options")
     for option in OPTIONS[role]:
@@ -132,10 +153,11 @@ def build_parser(role: str) -> argparse.ArgumentParser:
             text = option.help.replace("%", "%%") + f" [{option.default}]" * bool(option.default)
             _add_option(shared, option, text)
     shared.add_argument("--show-config", action="store_true", help="print each value with its source, and end")
-    script = "client_tor.py" if role == "client" else f"{role}.py"
+    server = script or "client_tor.py server"
+    script = script or ("client_tor.py" if role == "client" else f"{role}.py")
     parser = _Parser(prog=script, parents=[shared], allow_abbrev=False, argument_default=argparse.SUPPRESS)
     if role == "client":
-        _add_commands(parser, shared)
+        _add_commands(parser, shared, server)
     return parser
 
 
@@ -147,7 +169,7 @@ def _add_option(parser: argparse.ArgumentParser, option: Option, text: str) -> N
     parser.add_argument(option.flag, metavar=option.metavar, dest=option.name, action=action, help=text)
 
 
-def _add_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
+def _add_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser, server_script: str) -> None:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", description="without one: the prompt")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -171,6 +193,16 @@ def _add_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentPars
     status.add_argument("--targets", action="store_true", help="also where streams go")
     for command in (web, git, path, status):
         add_json(command)
+    parents = [shared, login_options()]
+    server = commands.add_parser(
+        "server",
+        prog=server_script,
+        help="sign up with the login server, or log in, through the network",
+        parents=parents,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    add_login_words(server, parents)
     socks = add("socks", "open the proxy port")
     text = "address of the proxy port; repeatable"
     socks.add_argument("--listen", metavar="H:P", dest="socks_listen", action="append", help=text)
@@ -187,33 +219,37 @@ def load(role: Literal["gateway"], argv: Sequence[str], environ: Mapping[str, st
 @overload
 def load(role: Literal["relay"], argv: Sequence[str], environ: Mapping[str, str] = ...) -> RelayConfig: ...
 @overload
-def load(role: Literal["client"], argv: Sequence[str], environ: Mapping[str, str] = ...) -> ClientConfig: ...
 def load(
-    role: str, argv: Sequence[str], environ: Mapping[str, str] = os.environ
-) -> GatewayConfig | RelayConfig | ClientConfig:
+    role: Literal["auth_server"], argv: Sequence[str], environ: Mapping[str, str] = ...
+) -> AuthServerConfig: ...
+@overload
+def load(role: Literal["client"], argv: Sequence[str], environ: Mapping[str, str] = ...) -> ClientConfig: ...
+def load(role: str, argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Config:
     """The configuration of a role from all its sources; raises `ConfigError`, or `SystemExit(0)` after --help."""
     return _load(role, argv, environ, PROJECT)[0]
 
 
 def load_client(
-    argv: Sequence[str], environ: Mapping[str, str] = os.environ, home: Path = PROJECT
+    argv: Sequence[str], environ: Mapping[str, str] = os.environ, home: Path = PROJECT, script: str = ""
 ) -> tuple[ClientConfig, ClientCommand]:
-    """As `load("client", ...)`, with the command that was given."""
-    config, given = _load("client", argv, environ, home)
+    """As `load("client", ...)`, with the command that was given; `script` is how the program is called."""
+    config, given = _load("client", argv, environ, home, script)
     assert isinstance(config, ClientConfig)
+    given["login"] = login_command(given if given.get("command") == "server" else {})
     fields = {field.name: given[field.name] for field in dataclasses.fields(ClientCommand) if field.name in given}
     command = ClientCommand(given.get("command") or "", **fields)
     return config, command
 
 
 def _load(
-    role: str, argv: Sequence[str], environ: Mapping[str, str], home: Path
-) -> tuple[GatewayConfig | RelayConfig | ClientConfig, dict[str, Any]]:
-    parser = build_parser(role)
+    role: str, argv: Sequence[str], environ: Mapping[str, str], home: Path, script: str = ""
+) -> tuple[Config, dict[str, Any]]:
+    parser = build_parser(role, script)
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [flag for action in parser._actions for flag in action.option_strings]
-        raise ConfigError(f"{COMMAND_LINE}: {unknown[0]}: {_unknown(unknown[0].partition('=')[0], known)}")
+        name = unknown[0].partition("=")[0]  # the value may be a secret
+        raise ConfigError(f"{COMMAND_LINE}: {name}: {_unknown(name, known)}")
     given = vars(namespace)
     settings = {option.name: _Setting(option.default, DEFAULT, option.name) for option in OPTIONS[role]}
     stronger = _from_environment(role, environ) | _from_command_line(role, given)
@@ -231,7 +267,7 @@ def _load(
         print(_shown(role, settings))
         raise SystemExit(0)
     config = _CLASSES[role](**values)
-    _check(role, config)
+    _check(role, config, without=("gateways",) if given.get("direct") else ())
     return config, given
 
 
@@ -262,11 +298,11 @@ def _from_file(role: str, path: Path) -> dict[str, _Setting]:
 
 def _from_network_file(role: str, settings: Mapping[str, _Setting]) -> dict[str, _Setting]:
     """The network's name in place of the file's, and its gateways unless another source named some."""
-    given = settings["network"]
-    if not is_network_file(given.raw):
+    given = settings.get("network")
+    if given is None or not is_network_file(given.raw):
         return {}
     path = Path(given.raw)
-    table = _read_toml(path, ["network", "gateways"])
+    table = _read_toml(path, ["network", "gateways", "login"])
     for name in ("network", "gateways"):
         if not table.get(name):
             raise ConfigError(f"{path}: {name}: not set; a network's file says its name and its gateways")
@@ -274,6 +310,8 @@ def _from_network_file(role: str, settings: Mapping[str, _Setting]) -> dict[str,
     found = {"network": _Setting(table["network"], source, "network")}
     if "gateways" in settings and settings["gateways"].source == DEFAULT:
         found["gateways"] = _Setting(table["gateways"], source, "gateways")
+    if "login" in table and "login" in settings and settings["login"].source == DEFAULT:
+        found["login"] = _Setting(table["login"], source, "login")
     return found
 
 
@@ -329,10 +367,10 @@ def _value(option: Option, setting: _Setting) -> Any:
     return Path(value) if option.name == "state" else value
 
 
-def _check(role: str, config: GatewayConfig | RelayConfig | ClientConfig) -> None:
-    """What only the whole can tell."""
+def _check(role: str, config: Config, without: Collection[str]) -> None:
+    """What only the whole can tell; options `without` which it can be done need not be there."""
     for option in OPTIONS[role]:
-        if option.required and not getattr(config, option.name):
+        if option.required and option.name not in without and not getattr(config, option.name):
             flags = f"{option.flag} {option.metavar}"
             if option.name == "gateways":
                 flags = "--gateway H:P with --gateway-key HEX, or --network FILE"

@@ -99,6 +99,13 @@ def load_or_create_onion_keys(folder: Path, now: float) -> OnionKeys:
     return OnionKeys(keys[0], keys[1] if len(keys) > 1 else None)
 
 
+def load_onion_keys(folder: Path) -> OnionKeys:
+    """The onion keys kept in `folder`, which another process renews. Raises `ConfigError`: damaged, or missing."""
+    path = folder / "onion_keys.json"
+    keys = _parse_onion_keys(path, read_private(path) or b"")
+    return OnionKeys(keys[0], keys[1] if len(keys) > 1 else None)
+
+
 def load_or_create_family_key(path: Path) -> Ed25519PrivateKey:
     """The key that the relays of one owner share; made if there is none. Raises `ConfigError`."""
     private_folder(path.parent)

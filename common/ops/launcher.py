@@ -8,12 +8,10 @@ from typing import NoReturn
 
 from common.errors import ConfigError
 from common.ops.launcher_commands import DEFAULT_STATE, SCRIPT, Launcher
-from common.ops.launcher_state import Settings
+from common.ops.launcher_state import MOST_GATEWAYS, MOST_RELAYS, Settings
 from common.ops.lifecycle import Signals, main
-from common.ops.options import parse_policy
+from common.ops.options import MOST_WORKERS, parse_policy
 
-MOST_RELAYS = 100  # on one machine; each is a process
-MOST_GATEWAYS = 9
 _LAST_BASE_PORT = 65_535 - MOST_GATEWAYS - MOST_RELAYS
 
 
@@ -41,9 +39,8 @@ def run(argv: Sequence[str]) -> int:
 def _carry_out(launcher: Launcher, arguments: argparse.Namespace) -> int:
     match arguments.command:
         case "start":
-            launcher.start(
-                arguments.count, Settings(arguments.base_port, arguments.exit_policy, arguments.gateways)
-            )
+            given = arguments.base_port, arguments.exit_policy, arguments.gateways, arguments.workers
+            launcher.start(arguments.count, Settings(*given))
         case "add":
             launcher.add(arguments.count)
         case "kill":
@@ -69,16 +66,19 @@ def _parse(words: list[str], at: int) -> argparse.Namespace:
     def add(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[shared], allow_abbrev=False)
 
-    start = add("start", "start gateways and N relays; the word start may be left out")
+    start = add("start", "start gateways, N relays and the login server; the word start may be left out")
     relays = _number(1, MOST_RELAYS)
     start.add_argument("count", metavar="N", type=relays, help=f"relays, 1 to {MOST_RELAYS}")
     start.add_argument("--client", action="store_true", help="then open the client's prompt")
     text = "directory gateways: relays register with all, clients believe more than half [1]"
     start.add_argument("--gateways", metavar="G", type=_number(1, MOST_GATEWAYS), default=1, help=text)
-    text = "port of the first gateway, the others and then the relays follow [free ports]"
+    login = MOST_GATEWAYS + MOST_RELAYS
+    text = f"port of the first gateway, the others and then the relays follow, login is at P+{login} [free ports]"
     start.add_argument("--base-port", metavar="P", type=_number(1024, _LAST_BASE_PORT), help=text)
     text = "where exits may connect to [local: also this machine]"
     start.add_argument("--exit-policy", metavar="RULES", type=_policy, default="local", help=text)
+    text = "processes of each relay, which share its port: to use more cores [1]"
+    start.add_argument("--workers", metavar="W", type=_number(1, MOST_WORKERS), default=1, help=text)
     add("status", "show what runs; fails when something is gone")
     add("stop", "end all that was started here")
     logs = add("logs", "show what the daemons said")
@@ -87,7 +87,7 @@ def _parse(words: list[str], at: int) -> argparse.Namespace:
     more = add("add", "start N more relays")
     more.add_argument("count", metavar="N", type=relays, nargs="?", default=1, help="how many [1]")
     kill = add("kill", "end one daemon at once, as a crash would")
-    kill.add_argument("name", metavar="NAME", help="gateway, gateway2, ..., relay1, relay2, ...")
+    kill.add_argument("name", metavar="NAME", help="gateway, gateway2, ..., relay1, relay2, ..., auth")
     again = add("restart", "start one daemon again as it was, ending it first if it runs")
     again.add_argument("name", metavar="NAME", help="as for kill")
     if len(words) > at and words[at] not in (*commands.choices, "-h", "--help"):

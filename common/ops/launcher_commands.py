@@ -1,8 +1,8 @@
 """What the launcher can do: a whole network on this machine, and nothing left behind when it stops.
 
-Everything listens on loopback, and because of that the exits may reach loopback. The gateways start first; the
-relays start together and the launcher waits until more than half of the gateways list them all. What fails to
-start shows why, and the rest is stopped; so does ctrl-c.
+Everything listens on loopback, and because of that the exits may reach loopback. The gateways and the login
+server start first; the relays start together and the launcher waits until more than half of the gateways list them
+all. What fails to start shows why, and the rest is stopped; so does ctrl-c.
 """
 
 import itertools
@@ -21,9 +21,19 @@ from common.directory.quorum import majority
 from common.errors import ConfigError, DirectoryError, OnionError
 from common.net.deadline import Deadline
 from common.ops.config import PREFIX, PROJECT, load
-from common.ops.launcher_state import GATEWAY, NETWORK_FILE, RELAY, Folder, Process, Ready, Settings, is_gateway
+from common.ops.launcher_state import (
+    AUTH,
+    GATEWAY,
+    NETWORK_FILE,
+    RELAY,
+    Folder,
+    Process,
+    Ready,
+    Settings,
+    is_gateway,
+)
 from common.ops.lifecycle import FAILED
-from common.ops.options import OPTIONS, GatewayPin, parse_address
+from common.ops.options import OPTIONS, GatewayPin, LoginServer, login_table, parse_address
 
 SCRIPT = "./launch_network.sh"
 DEFAULT_STATE = PROJECT / ".network"
@@ -64,8 +74,8 @@ def ask_gateway(client_config: Path) -> set[str]:
 class Launcher:
     """The commands, until `stop` is set.
 
-    `scripts` is the folder of gateway.py, relay.py and client_tor.py; `listed` takes client.toml and returns the
-    nicknames of the relays that the gateways list.
+    `scripts` is the folder of gateway.py, relay.py, auth_server.py and client_tor.py; `listed` takes client.toml
+    and returns the nicknames of the relays that the gateways list.
     """
 
     def __init__(
@@ -83,7 +93,7 @@ class Launcher:
         self._console = Console(highlight=False)
 
     def start(self, count: int, settings: Settings) -> None:
-        """Starts the gateways and `count` relays; raises `OnionError` when something runs here already."""
+        """Starts gateways, `count` relays and the login server; `OnionError` when something runs here already."""
         with self._folder.locked():
             running = self._folder.running()
             if running:
@@ -96,7 +106,7 @@ class Launcher:
             self._folder.end(self._folder.recorded())  # what has died since
             self._folder.write_settings(settings)
             try:
-                self._start_gateways(settings)
+                self._start_servers(settings)
                 self._start_relays([f"{RELAY}{number}" for number in range(1, count + 1)], settings)
             except BaseException:
                 self._folder.end(self._folder.recorded())
@@ -149,13 +159,13 @@ class Launcher:
         """Ends one daemon if it runs, and starts it with the keys, port and file it had."""
         with self._folder.locked():
             running = self._folder.running()
-            known = name.startswith((GATEWAY, RELAY)) and self._folder.config(name).is_file()
+            known = (name == AUTH or name.startswith((GATEWAY, RELAY))) and self._folder.config(name).is_file()
             if not known or not self._folder.recorded():
                 raise OnionError(f"{name} was not started here; {self._command('status')} lists what is")
             self._folder.end(process for process in running if process.name == name)
             processes = [self._folder.start(name)]
             self._wait_ready(processes)
-            if not is_gateway(name):
+            if name.startswith(RELAY):
                 self._wait_listed(processes)
         self._show_table()
 
@@ -196,21 +206,27 @@ class Launcher:
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, script, "--config", str(config), *arguments], environ)  # noqa: S606
 
-    def _start_gateways(self, settings: Settings) -> None:
-        """Starts them together; then their addresses and keys are known, and stay for a restart."""
-        names = _gateways(settings)
+    def _start_servers(self, settings: Settings) -> None:
+        """Starts the gateways and the login server; then their addresses and keys are known, and stay."""
+        names = [*_gateways(settings), AUTH]
         for name in names:
-            listen = f"{_HOST}:{settings.port(name)}"
-            self._folder.write_config(name, {"listen": listen, "state": name, "http": f"{_HOST}:0"})
+            page = f"{_HOST}:0" if is_gateway(name) else ""
+            self._write_server(name, Ready(f"{_HOST}:{settings.port(name)}", "", page))
         ready = self._wait_ready([self._folder.start(name) for name in names])
         pins = []
-        for name, gateway in zip(names, ready, strict=True):
-            self._folder.write_config(name, {"listen": gateway.address, "state": name, "http": gateway.http})
-            pins.append(GatewayPin(parse_address(gateway.address), bytes.fromhex(gateway.identity)))
-        network = load("gateway", ["--config", str(self._folder.config(names[0]))], {}).network
-        self._folder.write_network(network, pins)
+        for name, server in zip(names, ready, strict=True):
+            self._write_server(name, server)
+            pins.append(GatewayPin(parse_address(server.address), bytes.fromhex(server.identity)))
+        network = load("gateway", ["--config", str(self._folder.config(GATEWAY))], {}).network
+        login = LoginServer(*pins.pop())
+        self._folder.write_network(network, pins, login)
         values = {"network": NETWORK_FILE, "state": "client", "socks_listen": f"{_HOST}:{self._proxy_port()}"}
-        self._folder.write_config("client", values)
+        self._folder.write_config("client", values | {"login": login_table(login)})
+
+    def _write_server(self, name: str, server: Ready) -> None:
+        """What a gateway or the login server is told."""
+        values = {"listen": server.address, "state": name}
+        self._folder.write_config(name, values | ({"http": server.http} if server.http else {}))
 
     def _start_relays(self, names: Sequence[str], settings: Settings) -> None:
         for name in names:
@@ -220,6 +236,7 @@ class Launcher:
                 "nickname": name,
                 "state": name,
                 "exit_policy": settings.exit_policy,
+                "workers": settings.workers,
             }
             self._folder.write_config(name, values)
         processes = [self._folder.start(name) for name in names]
@@ -289,6 +306,7 @@ class Launcher:
         if count < config.hops[0]:
             print(f"too few relays for paths of {config.hops[0]}: they will be shorter")
         print(f"prompt: {self._command('client')}")
+        print(f"login:  {self._command('client server signup NAME')}")
         print(f"proxy:  {self._command('client socks')}")
         print(f"        curl --proxy socks5h://{config.socks_listen[0]} https://example.org/")
         print(f"join:   ./relay.py --network {self._state / NETWORK_FILE} --nickname NAME")

@@ -1,7 +1,8 @@
 """A network on this machine as a folder, and the processes that belong to it.
 
-    network.toml     all that a new relay or client needs: the network's name, its gateways and their keys
-    NAME.toml        what a daemon is told (gateway, gateway2, ..., relay1, relay2, ...), and client.toml
+    network.toml     all that a new relay or client needs: the network's name, its gateways and their keys, and
+                     the login server and its key
+    NAME.toml        what a daemon is told (gateway, gateway2, ..., relay1, relay2, ..., auth), and client.toml
     NAME/            a daemon's own state: keys, `pid` and `ready` while it runs
     logs/NAME.log    what it said
     run/NAME.json    the process that the launcher started: pid and start time
@@ -29,10 +30,14 @@ from common.net.deadline import Deadline
 from common.ops.config import PREFIX
 from common.ops.files import private_folder, read_private, write_private
 from common.ops.lifecycle import PID_FILE, READY_FILE
-from common.ops.options import GatewayPin, network_toml, to_toml
+from common.ops.options import GatewayPin, LoginServer, network_toml, to_toml
 
 GATEWAY, RELAY = "gateway", "relay"  # what the names of daemons begin with, and of their scripts
+AUTH = "auth"  # the login server's name
+MOST_RELAYS = 100  # on one machine; each is a process
+MOST_GATEWAYS = 9
 NETWORK_FILE = "network.toml"
+_SCRIPTS = ("gateway.py", "relay.py", "auth_server.py")  # in the order that their daemons are shown in
 PATIENCE = 10.0  # seconds a daemon has to end by itself: it drains its circuits for a few
 
 
@@ -52,14 +57,23 @@ class Settings:
     base_port: int | None
     exit_policy: str
     gateways: int = 1
+    workers: int = 1  # processes of each relay
 
     def port(self, name: str) -> int:
-        """Where a daemon listens: gateways from the base port on, relays after them; 0 for any free port."""
+        """Where a daemon listens: gateways from the base port on, relays after them; 0 for any free port.
+
+        The login server is behind all that a start can have, so that its port is the same whatever there is;
+        relays that were added until they reach it go around it.
+        """
         if self.base_port is None:
             return 0
+        auth = self.base_port + MOST_GATEWAYS + MOST_RELAYS
+        if name == AUTH:
+            return auth
         if is_gateway(name):
             return self.base_port + int(name.removeprefix(GATEWAY) or 1) - 1
-        return self.base_port + self.gateways - 1 + int(name.removeprefix(RELAY))
+        port = self.base_port + self.gateways - 1 + int(name.removeprefix(RELAY))
+        return port + (port >= auth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +96,7 @@ def start_time(pid: int) -> int | None:
 
 
 class Folder:
-    """The state folder of one network. `scripts` is where gateway.py and relay.py are."""
+    """The state folder of one network. `scripts` is where gateway.py, relay.py and auth_server.py are."""
 
     def __init__(self, root: Path, scripts: Path) -> None:
         self.root = root
@@ -115,10 +129,10 @@ class Folder:
         lines += [f"{key} = {to_toml(value)}" for key, value in values.items()]
         write_private(self.config(name), "\n".join(lines).encode() + b"\n")
 
-    def write_network(self, network: str, gateways: Sequence[GatewayPin]) -> None:
+    def write_network(self, network: str, gateways: Sequence[GatewayPin], login: LoginServer) -> None:
         """Writes network.toml."""
         lines = "# All that a relay or a client of this network needs: give it as --network FILE.\n"
-        write_private(self.root / NETWORK_FILE, (lines + network_toml(network, gateways)).encode())
+        write_private(self.root / NETWORK_FILE, (lines + network_toml(network, gateways, login)).encode())
 
     def write_settings(self, settings: Settings) -> None:
         """Remembers what the network was started with."""
@@ -126,14 +140,14 @@ class Folder:
 
     def settings(self) -> Settings:
         """What the network was started with; raises `ConfigError` when that is damaged or missing."""
-        return Settings(**_json(self.root / "network.json", {"base_port", "exit_policy", "gateways"}))
+        return Settings(**_json(self.root / "network.json", {"base_port", "exit_policy", "gateways", "workers"}))
 
     def recorded(self) -> list[Process]:
-        """All that was started and not stopped, running or not; gateways first, all by number."""
+        """All that was started and not stopped, running or not: gateways, relays by number, the login server."""
         paths = (self.root / "run").glob("*.json")
         processes = [Process(**_json(path, {"name", "pid", "started"})) for path in paths]
         return sorted(
-            processes, key=lambda process: (not is_gateway(process.name), len(process.name), process.name)
+            processes, key=lambda each: (_SCRIPTS.index(script_of(each.name)), len(each.name), each.name)
         )
 
     def running(self) -> list[Process]:
@@ -150,12 +164,11 @@ class Folder:
 
     def start(self, name: str) -> Process:
         """Starts a daemon by its file and records it; raises `ConfigError` when it cannot be started at all."""
-        script = f"{GATEWAY if is_gateway(name) else RELAY}.py"
         for folder in ("logs", "run", name):
             private_folder(self.root / folder)
         for left in (READY_FILE, PID_FILE):
             (self.root / name / left).unlink(missing_ok=True)
-        command = [sys.executable, str(self._scripts / script), "--config", str(self.config(name))]
+        command = [sys.executable, str(self._scripts / script_of(name)), "--config", str(self.config(name))]
         environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
         try:
             with open(self.log(name), "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
@@ -213,6 +226,11 @@ class Folder:
 def is_gateway(name: str) -> bool:
     """Whether that is the name of a gateway's process."""
     return name.startswith(GATEWAY)
+
+
+def script_of(name: str) -> str:
+    """The file name of a daemon's script."""
+    return "auth_server.py" if name == AUTH else f"{GATEWAY if is_gateway(name) else RELAY}.py"
 
 
 def _json(path: Path, keys: set[str]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from common.crypto.handshake import Suite
 from common.crypto.layers import MAX_HOPS
+from common.crypto.scram import MAX_ITERATIONS, MIN_ITERATIONS
 from common.directory import addresses
 from common.directory.addresses import Address
 from common.directory.descriptor import NETWORK, NICKNAME
@@ -24,8 +25,11 @@ from common.wire.socks import MAX_FIELD, Credentials, Isolate
 
 KEY_SIZE = 32  # an Ed25519 public key
 _IDENTITY = re.compile(rf"[0-9A-Fa-f]{{{2 * KEY_SIZE}}}")
+_NUMBER = re.compile(r"[0-9]{1,9}")
+MAX_USERS = 1_000_000  # of a login server: beyond it, looking the file through at the start takes many seconds
 LOG_LEVELS = ("debug", "info", "warning", "error")
 NETWORK_FILE = ".toml"
+MOST_WORKERS = 64  # as many as a large machine has cores; each takes 35 MB
 SUITES = {"fernet": Suite.FERNET, "aes-gcm": Suite.AES_GCM}
 
 
@@ -34,6 +38,13 @@ class GatewayPin(NamedTuple):
 
     address: Address
     key: bytes
+
+
+class LoginServer(NamedTuple):
+    """The login server: its address as a target, and its Ed25519 key (32 bytes), None to take it at first use."""
+
+    address: Address
+    key: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +110,23 @@ def parse_isolate(raw: Any) -> frozenset[Isolate]:
         raise ValueError("a list of credentials, target, port, listener with commas, or none") from None
 
 
+def parse_iterations(raw: Any) -> int:
+    """How often a password is hashed: no fewer than is safe, no more than a client accepts."""
+    return _number(raw, MIN_ITERATIONS, MAX_ITERATIONS)
+
+
+def parse_max_users(raw: Any) -> int:
+    """How many users a login server takes."""
+    return _number(raw, 1, MAX_USERS)
+
+
+def _number(raw: Any, lowest: int, highest: int) -> int:
+    value = raw if type(raw) is int else int(raw) if isinstance(raw, str) and _NUMBER.fullmatch(raw) else -1
+    if not lowest <= value <= highest:
+        raise ValueError(f"a number from {lowest} to {highest}")
+    return value
+
+
 def parse_switch(raw: Any) -> bool:
     """On or off."""
     known = {"true": True, "false": False}
@@ -137,10 +165,17 @@ def parse_hops(raw: Any) -> tuple[int, int]:
     return low, high
 
 
+def parse_workers(raw: Any) -> int:
+    """How many processes a relay is."""
+    if isinstance(raw, bool) or not re.fullmatch(r"[0-9]{1,2}", str(raw)) or not 1 <= int(raw) <= MOST_WORKERS:
+        raise ValueError(f"a number of processes from 1 to {MOST_WORKERS}")
+    return int(raw)
+
+
 def parse_key(raw: Any) -> bytes:
-    """A gateway's identity."""
-    if not isinstance(raw, str) or not re.fullmatch(rf"[0-9A-Fa-f]{{{2 * KEY_SIZE}}}", raw):
-        raise ValueError("a key: 64 hex digits, as the gateway shows at its start")
+    """The identity of a gateway or a login server."""
+    if not isinstance(raw, str) or not _IDENTITY.fullmatch(raw):
+        raise ValueError("a key: 64 hex digits, as the daemon shows at its start")
     return bytes.fromhex(raw)
 
 
@@ -156,6 +191,18 @@ def parse_gateways(raw: Any) -> tuple[GatewayPin, ...]:
     if len({pin.key for pin in pins}) != len(pins):
         raise ValueError("a list in which each key stands once")
     return pins
+
+
+def parse_login(raw: Any) -> LoginServer | None:
+    """A table with address and key, or HOST:PORT=KEY; the key may be left out. Empty: no login server."""
+    if raw == "":
+        return None
+    if isinstance(raw, str):
+        address, _, key = raw.partition("=")
+        raw = {"address": address, "key": key} if key else {"address": address}
+    if not isinstance(raw, dict) or "address" not in raw or not raw.keys() <= {"address", "key"}:
+        raise ValueError('a table like { address = "127.0.0.1:9109", key = "64 hex digits" }, or host:port=key')
+    return LoginServer(parse_address(raw["address"]), parse_key(raw["key"]) if "key" in raw else None)
 
 
 def parse_api(raw: Any) -> str:
@@ -277,7 +324,12 @@ _EXIT = (
     "the relay that all streams leave from, by nickname or identity in hex: "
     "it sees all your targets in one place, and few others share it with you"
 )
+_LOGIN = "the login server that server asks; without its key that is remembered at first use [network.toml's]"
 _ADVERTISE = "address that others dial; empty: the one listened on"
+
+_DATABASE = (
+    "file of the users, which several servers on one host may share; empty: users.sqlite in the state folder"
+)
 
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "gateway": (
@@ -297,6 +349,24 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _NETWORK,
         _log_level("info"),
         Option("family_key", "", _parse_file, "FILE", "key that your relays share, so that no path uses two"),
+        Option(
+            "workers", 1, parse_workers, "N", f"processes that share the port, 1 to {MOST_WORKERS}: one per core"
+        ),
+    ),
+    "auth_server": (
+        Option("listen", "127.0.0.1:9100", parse_listen, "H:P", "address to listen on; port 0 takes any free one"),
+        _state("auth-state"),
+        Option("database", "", _parse_file, "FILE", _DATABASE),
+        Option(
+            "iterations",
+            MIN_ITERATIONS,
+            parse_iterations,
+            "N",
+            "rounds of PBKDF2 for new passwords: more make guessing dearer for a thief, and logging in slower",
+        ),
+        Option("max_users", 100_000, parse_max_users, "N", "how many users there may be"),
+        Option("closed", False, parse_switch, "", "take no new users", switch=True),
+        _log_level("info"),
     ),
     "client": (
         _GATEWAYS,
@@ -343,6 +413,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("relay_nickname", "", _parse_nickname, "NAME", "name of the relay in the network"),
         Option("relay_exit_policy", "none", parse_policy, "RULES", "where others' streams may go from here"),
         Option("browser", "auto", _parse_browser, "NAME", "browser that web uses: auto, none, a name or a path"),
+        Option("login", "", parse_login, "H:P[=HEX]", _LOGIN),
         Option("github_api", "https://api.github.com", parse_api, "URL", "where git asks"),
         _log_level("warning"),
     ),
@@ -373,7 +444,14 @@ def to_toml(raw: Any) -> str:
     return str(raw)
 
 
-def network_toml(network: str, gateways: Iterable[GatewayPin]) -> str:
+def network_toml(network: str, gateways: Iterable[GatewayPin], login: LoginServer | None = None) -> str:
     """The file that is all a new relay or client needs; `--network FILE` reads it."""
     tables = [f"    {to_toml({'address': str(pin.address), 'key': pin.key.hex()})},\n" for pin in gateways]
-    return f"network = {to_toml(network)}\ngateways = [\n{''.join(tables)}]\n"
+    server = f"login = {to_toml(login_table(login))}\n" if login is not None else ""
+    return f"network = {to_toml(network)}\ngateways = [\n{''.join(tables)}]\n{server}"
+
+
+def login_table(login: LoginServer) -> dict[str, str]:
+    """The login server as a table of the file."""
+    table = {"address": str(login.address)}
+    return table if login.key is None else table | {"key": login.key.hex()}

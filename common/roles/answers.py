@@ -2,30 +2,25 @@
 
 Each shows what it does on `errors` (a spinner, on a terminal only), and its answer on `console`. Ctrl-c leaves it
 as `KeyboardInterrupt` with its streams ended.
+
+What only one of them needs (HTTP above all) is loaded when it is asked for: the prompt is there sooner.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from time import monotonic
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from common.errors import ConfigError, OnionError
-from common.roles import browser, github, shown
+from common.roles import browser, shown
 from common.roles.browser import Browser, Program
 from common.roles.client import Client
-from common.roles.control import ControlSocket, ask_all
-from common.roles.download import Download
-from common.roles.path_report import draw, trace_request
+from common.roles.control import ask_all
 from common.roles.status_page import StatusPage
 from common.roles.views import status
-from common.roles.web import complete_url, fetch
 
 _LOOK_FOR_END = 1.0  # seconds in which a browser that cannot run ends by itself
 
@@ -57,12 +52,16 @@ class Answers:
 
     def open_page(self, url: str) -> Browser | None:
         """In the user's browser, which goes on by itself; None when there is none, or it does not run here."""
+        from common.roles.web import complete_url  # noqa: PLC0415  see the module
+
         url = complete_url(url)
         program = browser.find(self._wanted)
         return self._open(program, url) if program is not None else None
 
     def print_page(self, url: str, most_lines: int | None = None, *, as_json: bool = False) -> None:
         """Its text, here."""
+        from common.roles.web import fetch  # noqa: PLC0415  see the module
+
         with self.busy() as tell:
             page = fetch(self.client, url, tell=tell)
         if as_json:
@@ -72,9 +71,19 @@ class Answers:
 
     def save_page(self, url: str, path: Path, *, as_json: bool = False) -> None:
         """Into a file, with a bar."""
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        from rich import progress  # noqa: PLC0415  see the module
+
+        from common.roles.download import Download  # noqa: PLC0415  see the module
+
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
+        )
         quiet = not self.errors.is_terminal
-        bar = Progress(*columns, TimeRemainingColumn(), console=self.errors, transient=True, disable=quiet)
+        bar = progress.Progress(*columns, console=self.errors, transient=True, disable=quiet)
         with bar:
             task = bar.add_task(escape(path.name), total=None)
             download = Download(
@@ -120,6 +129,8 @@ class Answers:
 
     def git(self, user: str, *, repositories: bool = False, as_json: bool = False) -> None:
         """A user's public repositories."""
+        from common.roles import github  # noqa: PLC0415  see the module
+
         with self.busy() as tell:
             account = github.ask(self.client, user, repositories=repositories, api=self._api, tell=tell)
         if as_json:
@@ -129,6 +140,8 @@ class Answers:
 
     def path(self, what: str, *, as_json: bool = False) -> None:
         """A traced request and its circuit."""
+        from common.roles.path_report import draw, trace_request  # noqa: PLC0415  see the module
+
         with self.busy() as tell:
             report = trace_request(self.client, what, tell)
         if as_json:
@@ -165,9 +178,13 @@ def check_argument(choice: str, argument: str) -> None:
     """Raises `ConfigError` for what is wrong whatever the network says: it is a wrong use of the command line."""
     try:
         if choice == "web" or (choice == "path" and argument):
+            from common.roles.web import complete_url  # noqa: PLC0415  see the module
+
             complete_url(argument)
         elif choice == "git":
-            github.check_user(argument)
+            from common.roles.github import check_user  # noqa: PLC0415  see the module
+
+            check_user(argument)
     except OnionError as error:
         raise ConfigError(str(error)) from None
 
@@ -185,20 +202,3 @@ def show_clients(folder: Path, console: Console, *, targets: bool, as_json: bool
         text = f"no client runs with the state folder {folder}: start the prompt, or socks"
         Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
     return bool(found)
-
-
-@contextmanager
-def control(client: Client, folder: Path, program: str) -> Iterator[None]:
-    """While entered, `status` can ask this client."""
-    start = monotonic()
-
-    def answer(question: dict[str, Any]) -> dict[str, Any]:
-        if question.get("command") != "status":
-            raise OnionError("the one command is status")
-        me = {"pid": os.getpid(), "program": program, "age": monotonic() - start}
-        return {"client": me, **status(client, targets=question.get("targets") is True)}
-
-    with ControlSocket(folder, answer):
-        yield
-
-

@@ -90,10 +90,18 @@ class Client:
 
     def start(self, timeout: float = START_TIMEOUT) -> None:
         """Gets the directory and builds the first circuit; raises `DirectoryError` with the reason it cannot."""
-        deadline = Deadline(timeout)
+        self.begin()
+        self.wait_ready(timeout)
+
+    def begin(self) -> None:
+        """Begins to start, and returns at once; `wait_ready` is to follow, on any thread."""
         self.pump.start()
         self._started = True
         self.directory.start()
+
+    def wait_ready(self, timeout: float = START_TIMEOUT) -> None:
+        """The rest of `start`."""
+        deadline = Deadline(timeout)
         relays = min(2, self._wishes.most)
         self.directory.wait_for(relays, Deadline(min(timeout, RELAYS_TIMEOUT)))
         self._check_names()

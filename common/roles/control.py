@@ -17,11 +17,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
 
 from common.errors import ConfigError, OnionError
 from common.net.deadline import Deadline
 from common.ops.files import private_folder
+from common.roles.views import status
+
+if TYPE_CHECKING:
+    from common.roles.client import Client
 
 MAX_QUESTION = 4_096  # bytes
 MAX_ANSWER = 16 * 2**20  # bytes: 60,000 streams
@@ -97,6 +102,21 @@ class ControlSocket:
             answer = {"error": str(error)}
         sock.settimeout(ASK_TIME)
         sock.sendall(json.dumps(answer).encode() + b"\n")
+
+
+@contextmanager
+def control(client: "Client", folder: Path, program: str) -> Iterator[None]:
+    """While entered, `status` can ask this client."""
+    start = monotonic()
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        if question.get("command") != "status":
+            raise OnionError("the one command is status")
+        me = {"pid": os.getpid(), "program": program, "age": monotonic() - start}
+        return {"client": me, **status(client, targets=question.get("targets") is True)}
+
+    with ControlSocket(folder, answer):
+        yield
 
 
 def ask_all(folder: Path, question: dict[str, Any]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@
     LIST                     DOCUMENT or UNCHANGED
 
 A request is at most 64 KiB; only DOCUMENT may be larger. Anything else that arrives is a `ProtocolError`, and ends
-the connection. Messages are dataclasses; `encode` and `FrameReader` + `decode` are pure.
+the connection. Messages are dataclasses; `encode` and `decode` are pure; the frames are `common/wire/frames`'.
 """
 
 import re
@@ -33,12 +33,12 @@ from common.errors import (
 )
 from common.net.deadline import Deadline
 from common.net.tls_stream import TlsStream
+from common.wire.frames import FrameReader, encode_frame
 from common.wire.strict_json import Fields, decode_json, encode_base64, encode_json
 
 VERSION = 1
 MAX_REQUEST = 65_536  # bytes of a frame: a registration has about 3,000
 MAX_REPLY = MAX_DOCUMENT // 3 * 4 + 1_024  # bytes of a frame: a document that does not compress, in base64
-LENGTH_SIZE = 4
 
 # ---- messages ----
 
@@ -169,14 +169,12 @@ def encode(message: Message) -> bytes:
     for field in _TYPES[name][1]:
         value = getattr(message, field)
         members[field] = encode_base64(value) if isinstance(value, bytes) else value
-    body = encode_json(members)
-    return len(body).to_bytes(LENGTH_SIZE, "big") + body
+    return encode_frame(encode_json(members))
 
 
 def encode_ping(number: int) -> bytes:
     """`encode(Ping(number))`, four times as fast: a gateway sends thousands a second."""
-    body = b'{"type":"PING","number":%d}' % number
-    return len(body).to_bytes(LENGTH_SIZE, "big") + body
+    return encode_frame(b'{"type":"PING","number":%d}' % number)
 
 
 def decode(body: bytes) -> Message:
@@ -196,34 +194,6 @@ def _read(fields: Fields, name: str, how: str, limit: int) -> str | bytes | int:
     if how == "integer":
         return fields.integer(name, 0, limit)
     return fields.binary(name, limit) if how == "binary" else fields.text(name, limit)
-
-
-class FrameReader:
-    """Takes what arrived and gives the frames that are complete; holds at most one frame and one read."""
-
-    __slots__ = ("_held", "_limit")
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = bytearray()
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The bodies of the frames completed by `data`; `TooLarge` as soon as a length is beyond the limit."""
-        held = self._held
-        held += data
-        bodies: list[bytes] = []
-        at = 0
-        while len(held) - at >= LENGTH_SIZE:
-            size = int.from_bytes(held[at : at + LENGTH_SIZE], "big")
-            if size > self._limit:
-                raise TooLarge(f"a message of {size} bytes is larger than allowed here")
-            end = at + LENGTH_SIZE + size
-            if len(held) < end:
-                break
-            bodies.append(bytes(held[at + LENGTH_SIZE : end]))
-            at = end
-        del held[:at]
-        return bodies
 
 
 def compress(envelope: bytes) -> bytes:

@@ -8,7 +8,8 @@ from collections import deque
 
 from common.errors import Closed
 from common.net.tls import TlsSession
-from common.roles.gateway_link import MAX_REQUEST, FrameReader
+from common.roles.gateway_link import MAX_REQUEST
+from common.wire.frames import FrameReader
 
 RECV_SIZE = 65_536
 PIECE = 65_536  # plaintext sent to one peer in its turn: thousands who take all they get hold a ping up for 0.2 s

@@ -8,8 +8,9 @@ Its descriptor says what the relay has really carried, and is made anew when tha
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -44,8 +45,32 @@ _LINES = {
 }
 
 
+class Server(Protocol):
+    """What carries the circuits of a listed relay: a `Relay` in this process, or `Workers`."""
+
+    address: Address
+
+    def start(self) -> None:
+        """Returns when links are accepted."""
+
+    def call_every(self, seconds: float, function: Callable[[], object]) -> None:
+        """Calls it again and again until `stop`."""
+
+    def carried(self) -> int:
+        """Bytes carried since the start."""
+
+    def keys_renewed(self) -> None:
+        """The onion keys on disk are not what they were; returns when CREATE is answered with them."""
+
+    def stop_accepting(self, deadline: Deadline) -> None:
+        """Takes no more links; those that are up live on."""
+
+    def stop(self, deadline: Deadline) -> None:
+        """Gives what is queued to the kernel, and ends everything."""
+
+
 class ListedRelay:
-    """`start` listens and registers; `stop` unregisters, then ends the circuits."""
+    """`start` listens and registers; `stop` accepts no more links, unregisters, then ends the circuits."""
 
     def __init__(
         self,
@@ -59,8 +84,11 @@ class ListedRelay:
         nickname: str,
         exit_policy: str,
         family_key: Ed25519PrivateKey | None = None,
+        workers: int = 1,
     ) -> None:
         """`keys`: the folder of the onion keys; `family_key`: what all relays of one owner share.
+
+        With more than one worker `keys` holds the identity too: they are processes, which read it there.
 
         Raises `ConfigError`: an address that cannot be used, the disk.
         """
@@ -70,19 +98,21 @@ class ListedRelay:
         self._exit_policy = exit_policy
         self._lock = threading.Lock()  # guards `_onion_keys`
         self._onion_keys = load_or_create_onion_keys(keys, time.time())
-        self.relay = Relay(
-            RelayIdentity(identity.public, identity.certificate, identity.key),
-            self._accepted_keys,
-            listen,
-            ExitPolicy.parse(exit_policy),
-            [address for address, _ in gateways],
-            advertise,
-        )
-        self.address = self.relay.address
+        ports = [address for address, _ in gateways]
+        self._server: Server
+        if workers > 1:
+            from common.roles.workers import Workers  # noqa: PLC0415  a client, which is no relay, loads none of it
+
+            self._server = Workers(workers, nickname, keys, listen, exit_policy, ports, advertise)
+        else:
+            own = RelayIdentity(identity.public, identity.certificate, identity.key)
+            policy = ExitPolicy.parse(exit_policy)
+            self._server = Relay(own, self._accepted_keys, listen, policy, ports, advertise)
+        self.address = self._server.address
         if self.address.host in _UNSPECIFIED:
             raise ConfigError(f"listen: {listen} tells nobody where the relay is: set advertise too")
         self._family = family_proof(family_key, network, identity.public) if family_key is not None else ("", b"")
-        self._bandwidth = Bandwidth(lambda: self.relay.links.carried, time.monotonic())
+        self._bandwidth = Bandwidth(self._server.carried, time.monotonic())
         self._said_bandwidth = 0
         succession = load_succession(keys)
         self._registrations = [
@@ -99,21 +129,28 @@ class ListedRelay:
         ]
 
     def start(self) -> None:
-        """Listens first: the gateways dial back before they list a relay."""
-        self.relay.start()
+        """Listens first: the gateways dial back before they list a relay. Raises `OnionError`: it cannot."""
+        self._server.start()
         for registration in self._registrations:
             registration.start()
-        self.relay.pump.call_every(KEY_CHECK, self._renew)
-        self.relay.pump.call_every(WINDOW, self._sample)
+        self._server.call_every(KEY_CHECK, self._renew)
+        self._server.call_every(WINDOW, self._sample)
+
+    @property
+    def relay(self) -> Relay:
+        """The relay in this process; with several workers there is none."""
+        assert isinstance(self._server, Relay)
+        return self._server
 
     def stop(self, timeout: float) -> None:
-        """Leaves the directory, then ends; what is queued may leave for `timeout` seconds."""
+        """Accepts no more, leaves the directory, then ends; what is queued may leave for `timeout` seconds."""
+        self._server.stop_accepting(Deadline(LEAVE_TIME))
         for registration in self._registrations:
             registration.begin_stop()
         deadline = Deadline(LEAVE_TIME)
         for registration in self._registrations:
             registration.stop(deadline.left())
-        self.relay.stop(Deadline(timeout))
+        self._server.stop(Deadline(timeout))
 
     def _accepted_keys(self) -> Mapping[bytes, X25519PrivateKey]:
         with self._lock:
@@ -125,8 +162,11 @@ class ListedRelay:
     def _renew(self) -> None:
         keys = load_or_create_onion_keys(self._keys, time.time())
         with self._lock:
-            renewed = keys.current.public != self._onion_keys.current.public
+            before = self._onion_keys
             self._onion_keys = keys
+        if keys.accepted().keys() != before.accepted().keys():
+            self._server.keys_renewed()  # first all who answer CREATE, then those who tell clients
+        renewed = keys.current.public != before.current.public
         low, high = sorted((self._said_bandwidth, self._bandwidth.peak))
         if renewed or high > NOTED_CHANGE * low:
             for registration in self._registrations:

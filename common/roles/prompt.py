@@ -15,14 +15,19 @@ from rich.markup import escape
 
 from common.errors import ConfigError, OnionError
 from common.ops.files import read_private, write_private
+from common.ops.login_words import LOG_IN, SIGN_UP, LoginCommand
+from common.ops.options import parse_key
 from common.roles import shown
 from common.roles.answers import Answers
+from common.roles.login_screen import LoginScreen
+from common.roles.starting import NotStarted, Starting
 
-QUESTION = "[web/git] "
+QUESTION = "[web/git/server] "
 MAX_HISTORY = 1_000  # lines
-_SECRET = re.compile(r"//[^/\s]*@")  # user and password in an address
+_SECRET = re.compile(r"//[^/\s]*@|^server(\s+\S+){3}")  # a password in an address, or behind a user's name
 _HELP = """[bold]web[/] ADDRESS [--print] [--save FILE]   a page: in your browser, as text here, or into a file
 [bold]git[/] USER [--list]                     how many public repositories a GitHub user has, and which
+[bold]server[/] [signup|login] [NAME]          sign up with the login server, or log in, and talk
 [bold]path[/] [ADDRESS]                        trace a request: who on its circuit knows what, with real sizes
                                       (without ADDRESS: the last page again, or a look-up)
 [bold]status[/] [--targets]                    circuits and streams of this client
@@ -40,15 +45,27 @@ class Usage(OnionError):
 class Prompt:
     """Reads choices until quit, ctrl-d or the input's end."""
 
-    def __init__(self, answers: Answers, ask: Callable[[str], str] = input) -> None:
-        """`ask` shows its argument and returns a line; raises `EOFError` at the end."""
+    def __init__(
+        self,
+        answers: Answers,
+        login: LoginScreen,
+        ask: Callable[[str], str] = input,
+        starting: Starting | None = None,
+    ) -> None:
+        """`ask` shows its argument and returns a line; raises `EOFError` at the end.
+
+        What needs the network waits until `starting` is over.
+        """
         self._answers = answers
+        self._starting = starting
         self._console = answers.console
         self._ask = ask
+        self._login = login
         self._last_page = ""  # that path asks for again
         self._choices: dict[str, Callable[[list[str]], None]] = {
             "web": self._web,
             "git": self._git,
+            "server": self._server,
             "path": self._path,
             "status": self._status,
             "new": self._new,
@@ -56,7 +73,7 @@ class Prompt:
         }
 
     def run(self) -> None:
-        """The loop."""
+        """The loop; raises `NotStarted` when something was asked for and the client could not start."""
         self._console.print("path, status, new, help and quit are known too; an empty line shows the network")
         while True:
             try:
@@ -67,6 +84,8 @@ class Prompt:
                 return
             except KeyboardInterrupt:
                 self._console.print("\ncancelled; quit or ctrl-d leaves")
+            except NotStarted:
+                raise
             except OnionError as error:
                 self._console.print(f"[red]{escape(str(error))}[/]", soft_wrap=True, highlight=False)
 
@@ -77,6 +96,7 @@ class Prompt:
         except ValueError:
             words = line.split()  # a lone quotation mark
         if not words:
+            self._wait()
             self._answers.network_page()
             return True
         choice, rest = words[0].lower(), words[1:]
@@ -86,8 +106,19 @@ class Prompt:
         if action is None:
             known = ", ".join([*self._choices, "quit"])
             raise Usage(f"{choice} is none of {known}")
+        if choice != "help":
+            self._wait()
         action(rest)
         return True
+
+    def _wait(self) -> None:
+        """Until the client is ready; then what it had to warn of meanwhile."""
+        if self._starting is None:
+            return
+        with self._answers.busy() as tell:
+            self._starting.wait(tell)
+        for text in self._starting.warnings():
+            self._answers.errors.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
     def _web(self, words: list[str]) -> None:
         as_text, words = _flag(words, "--print")
@@ -112,6 +143,21 @@ class Prompt:
         user = _one(words, "git USER [--list]") or self._ask("user: ").strip()
         if user:
             self._answers.git(user, repositories=repositories)
+
+    def _server(self, words: list[str]) -> None:
+        key = None
+        if words[-2:-1] == ["--accept-key"]:
+            try:
+                key = parse_key(words[-1])
+            except ValueError as error:
+                raise Usage(f"--accept-key: not {error}") from None
+            words = words[:-2]
+        action = words[0].lower() if words else ""
+        if len(words) > 2 or action not in ("", SIGN_UP, LOG_IN):
+            usage = f"usage: server [{SIGN_UP}|{LOG_IN}] [NAME] [--accept-key HEX]"
+            raise Usage(f"{usage}; you are asked for the password")
+        name = words[1] if len(words) > 1 else ""
+        self._login.run(LoginCommand(action, name, accept_key=key), self._ask, stay=True)
 
     def _path(self, words: list[str]) -> None:
         self._answers.path(_one(words, "path [ADDRESS]") or self._last_page)

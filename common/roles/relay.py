@@ -61,17 +61,20 @@ class Relay:
         policy: ExitPolicy,
         network_ports: Iterable[Address] = (),
         advertise: Address | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
         """`onion_keys`: public to secret, those accepted now; `network_ports`: no exit dials them, nor its own.
 
-        `advertise` is where others dial it, `listen` if None. Raises `ConfigError` when it cannot listen.
+        `advertise` is where others dial it, `listen` if None; `shared`: it is one of several workers that listen
+        there. Raises `ConfigError` when it cannot listen.
         """
         self._identity = identity
         self._onion_keys = onion_keys
         self.pump = Pump("streams")
         self.links = Links(self._new_circuit)
         context = server_context(identity.certificate, identity.key)
-        self._listener = Listener((listen.host, listen.port), context, self.links, self._add_link)
+        self._listener = Listener((listen.host, listen.port), context, self.links, self._add_link, shared=shared)
         listened = Address(*self._listener.address)
         self.address = advertise or listened
         self._exit = Exit(self.pump, policy, [*network_ports, listened, self.address])
@@ -85,9 +88,24 @@ class Relay:
         self._listener.start()
         self.pump.call_every(IDLE_CHECK, self._check_idle)
 
+    def call_every(self, seconds: float, function: Callable[[], object]) -> None:
+        """Calls it again and again, while the relay runs, on a thread where nothing may wait."""
+        self.pump.call_every(seconds, function)
+
+    def carried(self) -> int:
+        """Bytes carried since the start."""
+        return self.links.carried
+
+    def keys_renewed(self) -> None:
+        """Nothing to do: each CREATE asks for the keys."""
+
+    def stop_accepting(self, deadline: Deadline) -> None:
+        """Takes no more links; those that are up live on. May be called again."""
+        self._listener.close(deadline)
+
     def stop(self, deadline: Deadline) -> None:
         """Stops listening, gives what is queued to the kernel, ends everything; nothing is left running."""
-        self._listener.close(deadline)
+        self.stop_accepting(deadline)
         self.links.close(deadline)
         self._exit.close()
         self.pump.stop(deadline)

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from common.roles.client import Client
-from common.roles.github import Account
 from common.roles.status_page import CIRCUITS, RELAYS, circuit_rows, duration, heading, relay_rows
-from common.roles.web import Page
+
+if TYPE_CHECKING:
+    from common.roles.github import Account
+    from common.roles.web import Page
 
 MOST_LINES = 60  # of a page at the prompt; the rest is counted
 _WIDE = 200  # columns where output is no terminal: lines for other programs are not folded
@@ -23,7 +25,12 @@ def show_json(console: Console, value: Any) -> None:
     console.file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def show_page(console: Console, page: Page, most_lines: int | None = MOST_LINES) -> None:
+def plain(text: str) -> str:
+    """Text of others without what would drive the terminal; lines and tabs stay."""
+    return "".join(each if each in "\n\t" or each.isprintable() else "\ufffd" for each in text)
+
+
+def show_page(console: Console, page: "Page", most_lines: int | None = MOST_LINES) -> None:
     """Title, status, size, and the readable text."""
     if page.title:
         console.print(f"[bold]{escape(page.title)}[/]", soft_wrap=True)
@@ -40,7 +47,7 @@ def show_page(console: Console, page: Page, most_lines: int | None = MOST_LINES)
         console.print(f"… {len(lines) - len(shown)} more lines")
 
 
-def show_account(console: Console, account: Account) -> None:
+def show_account(console: Console, account: "Account") -> None:
     """The number of public repositories, and those that were asked for."""
     name = f" ({account.name})" if account.name else ""
     many = "y" if account.public_repos == 1 else "ies"

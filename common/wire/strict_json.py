@@ -1,7 +1,7 @@
-"""Strict JSON: what is signed or said to a gateway is read field by field, and nothing unexpected is let through.
+"""Strict JSON: what is signed, or said to a gateway or the login server, is read field by field.
 
-A repeated name, NaN, an infinity, an unknown or missing field, a value of another type or beyond its limit: each
-is `Malformed`.
+Nothing unexpected is let through. A repeated name, NaN, an infinity, an unknown or missing field, a
+value of another type or beyond its limit: each is `Malformed`.
 """
 
 import base64
@@ -53,6 +53,20 @@ class Fields:
         """A string of at most `limit` printable ASCII characters."""
         value = self._members[name]
         if not isinstance(value, str) or len(value) > limit or not value.isascii() or not value.isprintable():
+            raise self._wrong(name)
+        return value
+
+    def unicode(self, name: str, limit: int) -> str:
+        """A string of at most `limit` characters of any script; half a surrogate pair is none."""
+        value = self._members[name]
+        if not isinstance(value, str) or len(value) > limit or any("\ud800" <= char <= "\udfff" for char in value):
+            raise self._wrong(name)
+        return value
+
+    def boolean(self, name: str) -> bool:
+        """True or false."""
+        value = self._members[name]
+        if not isinstance(value, bool):
             raise self._wrong(name)
         return value
 

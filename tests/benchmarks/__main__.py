@@ -8,12 +8,13 @@ import json
 import resource
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from common.errors import OnionError
 from common.net.deadline import Deadline
-from tests.benchmarks import tor
+from tests.benchmarks import starts, tor, where_chart, where_report
 from tests.benchmarks.chart import draw
 from tests.benchmarks.goals import DIRECT, FORWARDERS, SUITES, TOR_DEFAULT, YARDSTICK
 from tests.benchmarks.machine import describe
@@ -23,12 +24,14 @@ from tests.benchmarks.report import document, summary
 from tests.benchmarks.results import Results
 from tests.benchmarks.rounds import FULL, QUICK, WORKS, Rounds, say, warm_up
 from tests.benchmarks.socks import Failed
+from tests.benchmarks.where import look_into
 
 TEMPLATE = Path(__file__).with_name("performance.template.md")
 PAGE = ROOT / "docs" / "performance.md"
-FULL_TIME, QUICK_TIME = 780.0, 95.0  # seconds for the rounds to end in; starts and ends come on top
+FULL_TIME, QUICK_TIME = 960.0, 140.0  # seconds for the rounds to end in; starts and ends come on top
 FULL_ROUNDS, QUICK_ROUNDS = 5, 2
 INTERRUPTED = 130
+WHERE, STARTS = "where", "starts"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,8 +48,12 @@ def main(arguments: Sequence[str]) -> int:
     if page:
         picture = page.with_suffix(".svg")
         picture.write_text(draw(results), encoding="utf-8")
-        page.write_text(document(results, TEMPLATE.read_text(encoding="utf-8"), picture.name), encoding="utf-8")
+        _beside(page, "-where.svg").write_text(where_chart.draw(results.details.get(WHERE, {})), encoding="utf-8")
+        words = TEMPLATE.read_text(encoding="utf-8")
+        page.write_text(document(results, words, picture.name, _sections(results, page)), encoding="utf-8")
     print(summary(results))
+    for name, text in _sections(results, PAGE).items() if results.details else ():
+        print(f"\n{name}\n{text}")
     return 0
 
 
@@ -57,7 +64,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, metavar="N", help=f"at most [{FULL_ROUNDS}; quick {QUICK_ROUNDS}]")
     parser.add_argument(
-        "--only", type=_works, default=[], metavar="WORK,...", help="some works, no page: " + ", ".join(WORKS)
+        "--only",
+        type=_works,
+        default=[],
+        metavar="WORK,...",
+        help="some works, no page: " + ", ".join((*WORKS, *ONCE)),
     )
     parser.add_argument("--without-tor", action="store_true", help="leave C tor out")
     parser.add_argument("--tor-default", action="store_true", help="also C tor as shipped")
@@ -74,9 +85,21 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _works(text: str) -> list[str]:
     names = text.split(",")
     for name in names:
-        if name not in WORKS:
-            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(WORKS)}")
+        if name not in (*WORKS, *ONCE):
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join((*WORKS, *ONCE))}")
     return names
+
+
+def _sections(results: Results, page: Path) -> dict[str, str]:
+    """The texts of the page's template that do not come from the rounds."""
+    return where_report.sections(results.details.get(WHERE, {})) | {
+        "where_chart": _beside(page, "-where.svg").name,
+        STARTS: starts.section(results.details.get(STARTS, {})),
+    }
+
+
+def _beside(page: Path, end: str) -> Path:
+    return page.with_name(page.stem + end)
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -104,15 +127,45 @@ def _measure(options: argparse.Namespace) -> Results:
             warm_up(contender)
             say(f"{contender.name} is up")
         sizes = QUICK if options.quick else FULL
-        done = Rounds(contenders, processes, results, sizes, folder).run(rounds, options.only, deadline)
+        works = [name for name in WORKS if name in options.only or not options.only]
+        done = Rounds(contenders, processes, results, sizes, folder).run(rounds, works, deadline) if works else 0
+        once = [name for name in ONCE if name in options.only or not (options.only or options.quick)]
+        for name in once:
+            ONCE[name](results, contenders, processes, folder)
     results.about |= {
         "command": f"`{_command(options)}`",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "rounds": f"{done}"
-        if done == rounds
+        if done == rounds or not works
         else f"{done} whole, and what was done of the next until time was up",
     }
     return results
+
+
+def _look_where(results: Results, contenders: Sequence[Contender], processes: Processes, folder: Path) -> None:
+    """Where the time goes, in our own networks."""
+    for contender in contenders:
+        if isinstance(contender, Ours):
+            say(f"{contender.name}: where the time goes")
+            try:
+                found = look_into(contender, contender.name, processes, folder / f"where-{contender.name}")
+            except (Failed, OSError, OnionError) as error:
+                results.problems.append(f"{contender.name}, where the time goes: {error}")
+            else:
+                results.details.setdefault(WHERE, {})[contender.name] = found
+
+
+def _time_starts(results: Results, _contenders: Sequence[Contender], _processes: Processes, _folder: Path) -> None:
+    """What importing the programs costs."""
+    say("imports")
+    results.details[STARTS] = starts.measure()
+
+
+# What is measured once, after the rounds.
+ONCE: dict[str, Callable[[Results, Sequence[Contender], Processes, Path], None]] = {
+    WHERE: _look_where,
+    STARTS: _time_starts,
+}
 
 
 def _contenders(options: argparse.Namespace, target: int, processes: Processes, folder: Path) -> list[Contender]:

@@ -6,7 +6,18 @@ from tests.benchmarks.goals import MEASURES, SUITES, TOR_DEFAULT, YARDSTICK
 from tests.benchmarks.report import number
 from tests.benchmarks.results import Results, Spread
 
-PANELS = ("download_1", "download_16_isolated", "upload_1", "echo_median", "first_byte_median", "stream_rate")
+PANELS = (
+    "download_1",
+    "download_16_isolated",
+    "upload_1",
+    "cpu",
+    "echo_median",
+    "first_byte_median",
+    "prompt_shared_p95",
+    "shares_shared",
+    "stream_rate",
+    "circuit_rate",
+)
 COLOURS = {SUITES[0]: "#2f6fb3", SUITES[1]: "#2a9d74", YARDSTICK: "#8a8f98", TOR_DEFAULT: "#c3c7cd"}
 _WIDTH, _PANEL_WIDTH, _COLUMNS = 860, 420, 2
 _LABEL, _BAR_ROOM, _BAR, _HEAD, _GAP = 95, 250, 16, 26, 22

@@ -12,14 +12,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
 
 from rich.console import Console
 from rich.table import Table
 
 from common.net.deadline import Deadline
 from common.ops.lifecycle import raise_file_limit
-from tests.benchmarks.processes import Child, Processes, cpu_seconds, resident_mb
+from tests.benchmarks.helper import Helper
+from tests.benchmarks.processes import Processes, cpu_seconds, resident_mb
 
 RELAYS = int(os.environ.get("RELAYS", "10000"))
 CLIENTS = int(os.environ.get("CLIENTS", "1000"))
@@ -28,40 +28,6 @@ SIMULATORS = 4
 NETWORK = "bench"
 PING = 5.0
 PATIENCE = 600.0
-
-Report = dict[str, float]
-
-
-class Helper:
-    """A simulator: one line in is one command, one line of JSON out its answer."""
-
-    def __init__(self, processes: Processes, module: str, *arguments: object) -> None:
-        command = [sys.executable, "-m", f"tests.benchmarks.{module}", *map(str, arguments)]
-        self.process: Child = processes.start(command, pipe=True, commands=True)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._commands: IO[bytes] = self.process.stdin
-        self._answers: IO[bytes] = self.process.stdout
-
-    def say(self, command: str) -> None:
-        """Without waiting for the answer."""
-        self._commands.write(command.encode() + b"\n")
-        self._commands.flush()
-
-    def answer(self) -> Report:
-        """The next answer."""
-        report: Report = json.loads(self._answers.readline())
-        return report
-
-    def ask(self, command: str) -> Report:
-        """Says a command and waits for its answer."""
-        self.say(command)
-        return self.answer()
-
-    def close(self) -> None:
-        """Closes its pipes; it ends."""
-        self._commands.close()
-        self._answers.close()
 
 
 class Bench:
@@ -80,7 +46,16 @@ class Bench:
 
     def _start_gateway(self) -> None:
         state = self._folder / "gateway"
-        command: list[str | Path] = [sys.executable, "gateway.py", "--listen", "127.0.0.1:0", "--state", state, "--network", NETWORK]
+        command: list[str | Path] = [
+            sys.executable,
+            "gateway.py",
+            "--listen",
+            "127.0.0.1:0",
+            "--state",
+            state,
+            "--network",
+            NETWORK,
+        ]
         child = self._processes.start([*command, "--log-level", "warning"], self._folder / "gateway.log")
         deadline = Deadline(30)
         while not (state / "ready").exists():

@@ -6,7 +6,8 @@ from collections import deque
 
 from common.errors import AuthenticationFailed, Closed
 from common.net.tls import TlsSession
-from common.roles.gateway_link import MAX_REPLY, FrameReader
+from common.roles.gateway_link import MAX_REPLY
+from common.wire.frames import FrameReader
 
 _RECV_SIZE = 262_144
 

@@ -33,6 +33,10 @@ _MEASURES = (
     Measure("echo_p95", "echo of 64 bytes, 95 %", "ms", "less"),
     Measure("first_byte_median", "new stream to first byte, median", "ms", "less"),
     Measure("first_byte_p95", "new stream to first byte, 95 %", "ms", "less"),
+    Measure("prompt_shared_p95", "echo beside 16 bulk streams on its circuit, 95 %", "ms", "less"),
+    Measure("prompt_apart_p95", "echo beside 16 bulk streams, a circuit each, 95 %", "ms", "less"),
+    Measure("shares_shared", "slowest of 16 bulk streams on one circuit, of the fastest", "%", "more"),
+    Measure("shares_apart", "slowest of 16 bulk streams, a circuit each, of the fastest", "%", "more"),
     Measure("stream_rate", "new streams, 32 workers", "/s", "more"),
     Measure("open_seconds", "2,000 streams, time to open", "s", "less"),
     Measure("open_failures", "2,000 streams, failures", "", "less"),
@@ -42,6 +46,7 @@ _MEASURES = (
     Measure("circuit_rate", "circuits, 16 at a time", "/s", "more"),
     Measure("network_start", "network start to first byte", "s", "less"),
     Measure("client_start", "client start to first byte, cold", "s", "less"),
+    Measure("prompt_start", "client start to its prompt, cold", "s", "less"),
 )
 MEASURES = {measure.name: measure for measure in _MEASURES}
 
@@ -88,6 +93,10 @@ _ABSOLUTE = {
     "echo_p95": (2.0, 2.0),
     "first_byte_median": (1.5, 1.2),
     "first_byte_p95": (4.0, 4.0),
+    "prompt_shared_p95": (25.0, 25.0),
+    "prompt_apart_p95": (25.0, 25.0),
+    "shares_shared": (80.0, 80.0),
+    "shares_apart": (80.0, 80.0),
     "stream_rate": (2_000.0, 2_900.0),
     "open_failures": (0.0, 0.0),
     "open_seconds": (1.4, 1.4),

@@ -13,6 +13,7 @@ from common.errors import DirectoryError
 from common.net.deadline import Deadline
 from common.ops.lifecycle import READY_FILE
 from common.roles.bootstrap import DirectoryClient
+from common.roles.prompt import QUESTION
 from tests.benchmarks import work
 from tests.benchmarks.builds import Builds, build_ours
 from tests.benchmarks.processes import ROOT, Child, Processes, free_ports, resident_mb
@@ -126,9 +127,7 @@ class Ours(Contender):
         self._wait_listed(deadline)
         port = free_ports(1)[0]
         self.route = Route(port, self.target)
-        child = self._processes.start(
-            self.client_command(self._folder / "client", port), self._folder / "client.log"
-        )
+        child = self._processes.start(self.client_command(self.client_state, port), self._folder / "client.log")
         self.client = child
         work.until_first_byte(self.route, lambda: child.poll() is None, deadline.left())
         self._started(begun)
@@ -143,13 +142,29 @@ class Ours(Contender):
 
     def client_command(self, folder: Path, port: int) -> Sequence[str | Path]:
         """`client_tor.py socks`; the empty configuration keeps the user's own out."""
-        words = ["socks", "--config", os.devnull, "--network", NETWORK, *self._gateway_words()]
-        options = ["--hops", str(self.HOPS), "--suite", self._suite, "--listen", f"127.0.0.1:{port}"]
-        return [sys.executable, ROOT / "client_tor.py", *words, *options, "--state", folder]
+        return [*self._client("socks"), "--listen", f"127.0.0.1:{port}", "--state", folder]
+
+    def prompt_command(self, folder: Path) -> Sequence[str | Path]:
+        """The prompt of a client with no state yet."""
+        return [*self._client(), "--state", folder]
+
+    def _client(self, *command: str) -> list[str | Path]:
+        words = [*command, "--config", os.devnull, "--network", NETWORK, *self._gateway_words()]
+        options = ["--hops", str(self.HOPS), "--suite", self._suite]
+        return [sys.executable, ROOT / "client_tor.py", *words, *options]
 
     def build(self, count: int, at_once: int) -> Builds:
         """By a client inside this process."""
         return build_ours(self._pin, NETWORK, self._suite, self.HOPS, count, at_once)
+
+    @property
+    def client_state(self) -> Path:
+        """The client's state folder."""
+        return self._folder / "client"
+
+    def relay_pid(self, nickname: str) -> int:
+        """The process of a relay, called relay1, relay2, ..."""
+        return self.relays[int(nickname.removeprefix("relay")) - 1].pid
 
     def _gateway_words(self) -> list[str]:
         address, key = self._pin
@@ -197,3 +212,22 @@ def time_client_start(contender: Contender, processes: Processes, folder: Path) 
         return monotonic() - begun
     finally:
         processes.end([child])
+
+
+def time_prompt(ours: Ours, processes: Processes, folder: Path) -> float:
+    """Seconds from starting a client with no state to its first question; input and output are pipes."""
+    folder.mkdir(mode=0o700, parents=True)
+    begun = monotonic()
+    child = processes.start(ours.prompt_command(folder), folder.with_suffix(".log"), pipe=True, commands=True)
+    assert child.stdout is not None
+    assert child.stdin is not None
+    with child.stdin, child.stdout as output:
+        shown = b""
+        while not shown.endswith(QUESTION.encode()):
+            piece = os.read(output.fileno(), 4_096)
+            if not piece:
+                raise Failed("the client ended before its prompt")
+            shown += piece
+        taken = monotonic() - begun
+    processes.end([child])
+    return taken

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -30,6 +31,7 @@ class Processes:
 
     def __init__(self) -> None:
         self._running: list[Child] = []
+        self._compiled = tempfile.TemporaryDirectory(prefix="bench-compiled-")
         self._handlers: dict[int, Any] = {}  # those there were before
         self._holding = False
         self._interrupted = False
@@ -49,6 +51,9 @@ class Processes:
         file descriptors `handles`.
         """
         environment = {key: value for key, value in os.environ.items() if not key.startswith(_OWN_SETTINGS)}
+        # Only the first start compiles our modules, as with users; where they are installed nobody may be able to write.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment["PYTHONPYCACHEPREFIX"] = self._compiled.name
         with open(log or os.devnull, "ab") as output:
             self._holding = True
             try:
@@ -101,6 +106,7 @@ class Processes:
         self.end(self._running)
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        self._compiled.cleanup()
 
     def _interrupt(self, *_: object) -> None:
         if self._holding:
@@ -110,19 +116,30 @@ class Processes:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time that the processes have used so far (proc(5), stat: fields 14 and 15)."""
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / _TICKS
+    """User and system time that the processes have used so far."""
+    return sum(sum(cpu_times(pid)) for pid in pids)
+
+
+def cpu_times(pid: int) -> tuple[float, float]:
+    """User time and system time that a process has used so far (proc(5), stat: fields 14 and 15)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
 
 
 def resident_mb(pid: int) -> float:
     """Memory the process holds now (VmRSS), in MB of 1e6 bytes."""
+    return int(_status(pid, "VmRSS").split()[0]) * 1024 / 1e6
+
+
+def thread_count(pid: int) -> int:
+    """The threads the process has now."""
+    return int(_status(pid, "Threads"))
+
+
+def _status(pid: int, field: str) -> str:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
+        if line.startswith(f"{field}:"):
+            return line.partition(":")[2].strip()
     raise ProcessLookupError(f"process {pid} has ended")
 
 

@@ -4,7 +4,7 @@ Nothing here waits or measures. A ratio is shown so that above 1 is better than 
 the measure runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from string import Template
 
 from tests.benchmarks.goals import CONTENDERS, GOALS, MEASURES, SUITES, YARDSTICK, Goal, Measure, Verdict
@@ -105,13 +105,17 @@ def count_goals(results: Results) -> str:
     return f"{len(verdicts)} goals: {', '.join(counts)}."
 
 
-def document(results: Results, template: str, chart: str) -> str:
-    """docs/performance.md: the template's words with what was measured; `chart` is the name of the picture."""
+def document(results: Results, template: str, chart: str, sections: Mapping[str, str]) -> str:
+    """docs/performance.md: the template's words with what was measured.
+
+    `chart` is the name of the picture; `sections` are texts that others made, by their names in the template.
+    """
     problems = [f"- {text}" for text in results.problems[:_MOST_PROBLEMS]]
     more = len(results.problems) - _MOST_PROBLEMS
     if more > 0:
         problems.append(f"- and {more} more")
     return Template(template).substitute(
+        sections,
         about="\n".join(f"- {name}: {text}" for name, text in results.about.items()),
         chart=chart,
         table=as_markdown(table(results)),

@@ -35,11 +35,15 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 @dataclass(slots=True)
 class Results:
-    """All samples of a run; `about` is text about machine and run, `problems` what went wrong."""
+    """All samples of a run; `about` is text about machine and run, `problems` what went wrong.
+
+    `details` is what is measured once and not in rounds, by its name: see `where` and `starts`.
+    """
 
     about: dict[str, str] = field(default_factory=dict)
     samples: Samples = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
 
     def add(self, contender: str, measure: str, turn: int, value: float) -> None:
         """Notes a sample of round `turn` (0, 1, ...)."""
@@ -62,12 +66,17 @@ class Results:
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` takes."""
-        return {"about": self.about, "samples": self.samples, "problems": self.problems}
+        return {
+            "about": self.about,
+            "samples": self.samples,
+            "problems": self.problems,
+            "details": self.details,
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Results":
         """What `to_json` gave."""
-        return cls(data["about"], data["samples"], data["problems"])
+        return cls(data["about"], data["samples"], data["problems"], data.get("details", {}))
 
     def _by_round(self, contender: str, measure: str) -> list[float | None]:
         return self.samples.get(contender, {}).get(measure, [])

@@ -14,7 +14,8 @@ from time import monotonic, sleep
 from common.errors import OnionError
 from common.net.deadline import Deadline
 from tests.benchmarks import work
-from tests.benchmarks.networks import Contender, time_client_start
+from tests.benchmarks.beside import prompt_beside
+from tests.benchmarks.networks import Contender, Ours, time_client_start, time_prompt
 from tests.benchmarks.processes import Processes, cpu_seconds, resident_mb
 from tests.benchmarks.results import Results, percentile
 from tests.benchmarks.socks import Failed
@@ -22,6 +23,7 @@ from tests.benchmarks.target import MB
 
 STREAMS = 2_000
 WORKERS = 32
+BULK = 16
 LIMIT = 8.0  # seconds one work of one contender may take: what came until then counts
 _REST = 2.0  # seconds to wait for rest, at most
 _REST_LOOK = 0.1
@@ -38,12 +40,13 @@ class Sizes:
     echoes: int
     first_bytes: int
     rate_seconds: float
+    prompt_seconds: float
     circuits: int
     circuits_at_once: int
 
 
-FULL = Sizes(64 * MB, 128 * MB, 300, 100, 3.0, 40, 150)
-QUICK = Sizes(16 * MB, 32 * MB, 100, 40, 1.0, 15, 48)
+FULL = Sizes(64 * MB, 128 * MB, 300, 100, 3.0, 6.0, 40, 150)
+QUICK = Sizes(16 * MB, 32 * MB, 100, 40, 1.0, 3.0, 15, 48)
 
 
 class Rounds:
@@ -60,9 +63,8 @@ class Rounds:
         self._turn = 0
         self._moved: dict[str, tuple[int, float]] = {}  # contender: bytes and CPU seconds of this round
 
-    def run(self, rounds: int, only: Sequence[str], deadline: Deadline) -> int:
+    def run(self, rounds: int, works: Sequence[str], deadline: Deadline) -> int:
         """Up to `rounds` rounds, as many as will fit before the deadline; returns how many were done whole."""
-        works = [name for name in WORKS if name in only or not only]
         longest = 0.0
         for self._turn in range(rounds):
             if deadline.left() < longest:
@@ -169,6 +171,22 @@ class Rounds:
         self._note(contender.name, f"{name}_median", 1e3 * percentile(seconds, 50))
         self._note(contender.name, f"{name}_p95", 1e3 * percentile(seconds, 95))
 
+    def prompt_shared(self, contender: Contender, problems: list[str]) -> None:
+        """A prompt and 16 bulk streams, all with the same user, which share a circuit."""
+        self._prompt("shared", contender, problems, isolated=False)
+
+    def prompt_apart(self, contender: Contender, problems: list[str]) -> None:
+        """A prompt and 16 bulk streams, each with a user name and so a circuit of its own."""
+        if contender.has_circuits:
+            self._prompt("apart", contender, problems, isolated=True)
+
+    def _prompt(self, name: str, contender: Contender, problems: list[str], *, isolated: bool) -> None:
+        seconds = self._sizes.prompt_seconds
+        found = prompt_beside(contender.route, BULK, seconds, self._processes, isolated=isolated)
+        problems += found.problems
+        self._note(contender.name, f"prompt_{name}_p95", 1e3 * percentile(found.echoes, 95))
+        self._note(contender.name, f"shares_{name}", found.slowest)
+
     def stream_rate(self, contender: Contender, problems: list[str]) -> None:
         """32 workers at once."""
         rate = work.stream_rate(contender.route, WORKERS, self._sizes.rate_seconds, problems)
@@ -206,6 +224,9 @@ class Rounds:
         if contender.has_circuits:
             folder = self._folder / f"client {self._turn} {contender.name}".replace(" ", "-")
             self._note(contender.name, "client_start", time_client_start(contender, self._processes, folder))
+        if isinstance(contender, Ours):
+            folder = self._folder / f"prompt {self._turn} {contender.name}".replace(" ", "-")
+            self._note(contender.name, "prompt_start", time_prompt(contender, self._processes, folder))
 
     def network_start(self, contender: Contender, _problems: list[str]) -> None:
         """In the first round the start of what is measured, later another network beside it."""
@@ -231,6 +252,8 @@ WORKS: dict[str, Callable[[Rounds, Contender, list[str]], None]] = {
     "upload_1": Rounds.upload_1,
     "echo": Rounds.echo,
     "first_byte": Rounds.first_byte,
+    "prompt_shared": Rounds.prompt_shared,
+    "prompt_apart": Rounds.prompt_apart,
     "stream_rate": Rounds.stream_rate,
     "open": Rounds.open,
     "circuits": Rounds.circuits,

@@ -51,10 +51,12 @@ class _Stream:
         return self.writable(blob) if self._mode == "D" else True
 
     def writable(self, blob: memoryview) -> bool:
-        """Sends what the kernel takes; False when all is sent."""
+        """Sends one chunk; False when all is sent.
+
+        Not more: a reader that keeps up would hold the others, and a prompt's echo, for as long as it likes.
+        """
         with suppress(BlockingIOError):
-            while self._left > 0:
-                self._left -= self.sock.send(blob[: self._left])
+            self._left -= self.sock.send(blob[: self._left])
         return self._left > 0
 
     @property

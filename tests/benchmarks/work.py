@@ -6,7 +6,7 @@ Units: bytes, seconds. A transfer that reaches its time limit counts the bytes t
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -22,6 +22,7 @@ _CHUNK = 1 << 18
 _RAMP = 100  # streams opened at a time when many are
 _WARM_ECHOES = 10  # not counted
 _OFFER_EVERY = 0.02  # seconds
+_MOST_PROBLEMS = 100  # of new streams, after which a worker gives up
 
 
 @dataclass(slots=True)
@@ -50,9 +51,17 @@ def download(
     route: Route, streams: int, total: int, limit: float, meter: Meter = _no_meter, *, isolated: bool = False
 ) -> Transfer:
     """`total` bytes over `streams` streams that are open before clock and meter start."""
+    problems: list[str] = []
+    socks = open_streams(route, streams, problems, isolated=isolated)
+    transfer = download_over(socks, total, limit, meter)
+    transfer.problems[:0] = problems
+    return transfer
+
+
+def download_over(socks: Sequence[socket.socket], total: int, limit: float, meter: Meter = _no_meter) -> Transfer:
+    """`total` bytes over streams that are open and on which nothing was asked yet; they are closed."""
     transfer = Transfer()
-    each = total // streams
-    socks = open_streams(route, streams, transfer.problems, isolated=isolated)
+    each = total // max(1, len(socks))
     space = bytearray(_CHUNK)
     metered = meter()
     begun = perf_counter()
@@ -154,32 +163,40 @@ def stream_rate(route: Route, workers: int, seconds: float, problems: list[str])
     deadline = Deadline(seconds)
     done = 0
 
-    def worker(loop: Loop) -> Task:
+    def fetched() -> bool:
         nonlocal done
-        while not deadline.expired:
-            sock = new_socket()
-            try:
-                yield from opening(route, sock)
-                sock.send(b"D %d\n" % SMALL)
-                left = SMALL
-                while left:
-                    yield sock.fileno(), READ
-                    count = len(sock.recv(left))
-                    if not count:
-                        raise Failed("a new stream ended early")
-                    left -= count
-                done += not deadline.expired
-            except (OSError, Failed) as error:
-                problems.append(str(error))
-            finally:
-                loop.forget(sock)
+        done += not deadline.expired
+        return not deadline.expired
 
     with Loop() as loop:
         begun = perf_counter()
         for _ in range(workers):
-            loop.spawn(worker(loop))
+            loop.spawn(fetching(loop, route, fetched, problems))
         loop.run(deadline)
     return done / (perf_counter() - begun)
+
+
+def fetching(loop: Loop, route: Route, fetched: Callable[[], bool], problems: list[str]) -> Task:
+    """One new stream after another, each for 1,024 bytes, while `fetched`, which hears of each, says so."""
+    goes_on = True
+    while goes_on:
+        sock = new_socket()
+        try:
+            yield from opening(route, sock)
+            sock.send(b"D %d\n" % SMALL)
+            left = SMALL
+            while left:
+                yield sock.fileno(), READ
+                count = len(sock.recv(left))
+                if not count:
+                    raise Failed("a new stream ended early")
+                left -= count
+            goes_on = fetched()
+        except (OSError, Failed) as error:
+            problems.append(str(error))
+            goes_on = len(problems) < _MOST_PROBLEMS
+        finally:
+            loop.forget(sock)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from common.errors import Malformed, NotEnoughSignatures, ProtocolError, TooLarg
 from common.roles.gateway_link import (
     Document,
     Error,
-    FrameReader,
     Hello,
     List,
     Message,
@@ -34,6 +33,7 @@ from common.roles.gateway_link import (
     decompress,
     encode,
 )
+from common.wire.frames import FrameReader
 from tests.helpers import feed_three_ways
 from tests.unit.directory.relays import NETWORK, NOW, FakeRelay, make_document
 

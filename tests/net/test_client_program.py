@@ -135,17 +135,17 @@ def test_ctrl_c_ends_the_request_and_its_stream_and_not_the_client(options: list
             reset.set()
 
     with terminal(options) as shown, Target(stall) as target, WebTarget() as web:
-        shown.until("[web/git] ")
+        shown.until("[web/git/server] ")
         shown.type(f"web 127.0.0.1:{target.port}/\n")
         assert asked.wait(PATIENCE)
         shown.until("asking 127.0.0.1 through the network")
         shown.type("\x03")
         shown.until("cancelled; quit or ctrl-d leaves")
         assert reset.wait(PATIENCE), "the stream was not closed"
-        shown.until("[web/git] ")
+        shown.until("[web/git/server] ")
         shown.type(f"web {web.url}/values\n")
         shown.until(f"200 OK, {len(VALUES):,} bytes")
-        shown.until("[web/git] ")
+        shown.until("[web/git/server] ")
         shown.type("quit\n")
         assert shown.end() == 0
 
@@ -158,8 +158,11 @@ def test_the_prompt_knows_what_it_says_and_goes_on_after_anything_wrong(options:
             ("web x --save", "--save needs the name of a file"),
             ("git no_user", "is no GitHub user name"),
             ("git", "user: "),
-            ("", "[web/git] "),
-            ("server", "server is none of web, git, path, status, new, help, quit"),
+            ("", "[web/git/server] "),
+            ("srever", "srever is none of web, git, server, path, status, new, help, quit"),
+            ("server", "no login server is known"),
+            ("server login a secret", "usage: server [signup|login] [NAME]"),
+            ("server login a --accept-key x", "--accept-key: not a key: 64 hex digits"),
             ('"', "is none of"),
             ("web 127.0.0.1:1", "refuses connections"),
             ("status", "network test: 3 relays"),
@@ -168,31 +171,31 @@ def test_the_prompt_knows_what_it_says_and_goes_on_after_anything_wrong(options:
             ("new", "new identity"),
             ("help", "how many public repositories"),
         ]:
-            if answer != "[web/git] ":  # it has been shown
-                shown.until("[web/git] ")
+            if answer != "[web/git/server] ":  # it has been shown
+                shown.until("[web/git/server] ")
             shown.type(line + "\n")
             shown.until(answer)
-            if answer == "[web/git] ":
+            if answer == "[web/git/server] ":
                 shown.type("\n")  # the network's own page
                 shown.until("Network test")
-        shown.until("[web/git] ")
+        shown.until("[web/git/server] ")
         shown.type("half a li")
         shown.until("half a li")
         shown.interrupt("cancelled")
-        shown.until("[web/git] ")
+        shown.until("[web/git/server] ")
         shown.type("\x04")
         assert shown.end() == 0
 
 
 def test_the_history_is_private_and_holds_no_secret(options: list[str], tmp_path: Path) -> None:
     with terminal(options) as shown:
-        for line in ("help", " web hidden.example", "web http://user:secret@127.0.0.1:1/", "new"):
-            shown.until("[web/git] ")
+        for line in ("help", " web hidden.example", "web http://user:secret@127.0.0.1:1/", "new", "server login a secret"):
+            shown.until("[web/git/server] ")
             shown.type(line + "\n")
-        shown.until("[web/git] ")
+        shown.until("[web/git/server] ")
         shown.type("\x1b[A\x1b[A\n")  # up, up: the line before the last
         shown.until("this text")
-        shown.until("[web/git] ")
+        shown.until("[web/git/server] ")
         shown.type("quit\n")
         assert shown.end() == 0
     path = tmp_path / "client" / "history"
@@ -203,7 +206,7 @@ def test_the_history_is_private_and_holds_no_secret(options: list[str], tmp_path
 def test_no_color_is_honoured(options: list[str]) -> None:
     def wrong(**environ: str) -> str:
         with terminal(options, **environ) as shown:
-            shown.until("[web/git] ")
+            shown.until("[web/git/server] ")
             shown.type("web ftp://x\n")
             text = shown.until("use http:// or https://")
             shown.type("quit\n")
@@ -219,7 +222,9 @@ def test_status_asks_the_clients_that_run(options: list[str], tmp_path: Path) ->
     assert (nobody.returncode, nobody.stdout) == (1, "")
     assert nobody.stderr == f"no client runs with the state folder {tmp_path / 'client'}: start the prompt, or socks\n"
     with terminal(options) as shown:
-        shown.until("[web/git] ")
+        shown.until("[web/git/server] ")
+        shown.type("status\n")  # it waits until there is a circuit
+        shown.until("network test: 3 relays")
         (answer,) = as_json(run(options, "status", "--json"))
         assert answer["client"] == {"pid": shown.process.pid, "program": "prompt", "age": answer["client"]["age"]}
         assert answer["directory"]["relays"] == 3
@@ -241,6 +246,31 @@ def test_status_asks_a_running_proxy(options: list[str]) -> None:
         assert (answer["client"]["program"], answer["client"]["pid"]) == ("socks", socks.pid)
         socks.send_signal(signal.SIGTERM)
         assert socks.wait(PATIENCE) == 0
+
+
+def test_the_prompt_is_there_before_any_circuit_and_can_be_left(tmp_path: Path) -> None:
+    """The gateway takes the connection and says nothing, so the client cannot have started."""
+    with socket.create_server(("127.0.0.1", 0)) as gateway:
+        pin = ["--gateway", f"127.0.0.1:{gateway.getsockname()[1]}", "--gateway-key", "11" * 32]
+        with terminal([*pin, "--network", NETWORK, "--state", str(tmp_path / "client")]) as shown:
+            shown.until("[web/git/server] ")
+            shown.type("help\n")
+            shown.until("this text")
+            shown.until("[web/git/server] ")
+            shown.type("status\n")
+            shown.until("connecting to the gateway")
+            shown.type("\x03")
+            shown.until("cancelled; quit or ctrl-d leaves")
+            shown.until("[web/git/server] ")
+            shown.type("quit\n")
+            assert shown.end() == 0
+
+
+def test_a_start_that_failed_is_told_to_who_asks_for_something(options: list[str]) -> None:
+    done = run([*options, "--exit", "nobody"], text="help\nstatus\nhelp\n")
+    assert done.returncode == 1
+    assert done.stdout.count("this text") == 1
+    assert re.fullmatch(r".*nobody.*\n", done.stderr), done.stderr
 
 
 # ---- as commands, not at a terminal

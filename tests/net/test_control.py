@@ -15,9 +15,9 @@ import pytest
 
 from common.errors import ConfigError, OnionError
 from common.roles import control
-from common.roles.answers import control as control_of
 from common.roles.client import Client
 from common.roles.control import ControlSocket, ask_all
+from common.roles.control import control as control_of
 from common.roles.views import status
 from tests.net.in_process import InProcess, threads
 from tests.system.targets import PATIENCE, Target, echo

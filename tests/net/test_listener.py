@@ -255,7 +255,7 @@ def test_without_descriptors_it_pauses_complains_once_and_goes_on(caplog: pytest
             with pytest.raises(OSError):
                 while True:
                     taken.append(os.dup(0))
-            with Logged("cannot accept links for now") as logged:
+            with Logged("cannot accept connections for now") as logged:
                 waiting.connect(listener.address)
                 assert logged.seen.wait(PATIENCE)
         finally:
@@ -266,7 +266,7 @@ def test_without_descriptors_it_pauses_complains_once_and_goes_on(caplog: pytest
         raw.handshake()
         raw.close()
         works(listener, host)
-    assert caplog.text.lower().count("cannot accept links for now: too many open files") == 1
+    assert caplog.text.lower().count("cannot accept connections for now: too many open files") == 1
 
 
 class Logged(logging.Handler):

@@ -50,16 +50,21 @@ class Launched:
 
     def tell(self, *arguments: str) -> None:
         """One command of the launcher."""
-        done = subprocess.run(
+        done = self.run(*arguments)
+        assert done.returncode == 0, done
+
+    def run(self, *arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
+        """One command of the launcher, with `text` on its standard input, whatever comes of it."""
+        return subprocess.run(
             self._command(self._where, *arguments),
             cwd=ROOT,
             env=environment(),
+            input=text,
             capture_output=True,
             text=True,
             timeout=PATIENCE,
             check=False,
         )
-        assert done.returncode == 0, done
 
     def _command(self, where: Where, *arguments: str) -> list[str]:
         return where(sys.executable, "-m", "common.ops.launcher", "--state", self.state, *arguments)

@@ -26,7 +26,7 @@ from common.roles.pool import PathWishes
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "test"
-START_TIME = 20.0  # seconds for a process to be ready: a start takes half of one on an idle machine
+START_TIME = 60.0  # seconds for a process to be ready: a start takes half of one on an idle machine, workers as long again
 PATIENCE = 30.0  # seconds after which a test that hangs fails
 _LOOK = 0.02  # seconds between two looks at what another process does
 
@@ -48,11 +48,13 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in names} | {"PYTHONUNBUFFERED": "1"}
 
 
-def run_script(*arguments: object, seconds: float = PATIENCE) -> "subprocess.CompletedProcess[str]":
-    """A script, run to its end."""
+def run_script(
+    *arguments: object, seconds: float = PATIENCE, text: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    """A script, run to its end, with `text` on its standard input."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=seconds, check=False
+        command, cwd=ROOT, env=environment(), input=text, capture_output=True, text=True, timeout=seconds, check=False
     )
 
 
@@ -150,10 +152,11 @@ def _spell(raw: str) -> str:
 
 
 class Network:
-    """Use `with`: a gateway and relays, all listed. `policy` is every relay's exit policy."""
+    """Use `with`: a gateway and relays, all listed. `policy` is every relay's exit policy, `workers` its number."""
 
-    def __init__(self, folder: Path, relays: int = 3, policy: str = "local") -> None:
+    def __init__(self, folder: Path, relays: int = 3, policy: str = "local", workers: int = 1) -> None:
         self.folder = folder
+        self._workers = workers
         self.policy = policy
         self.relays: list[Process] = []
         self._count = relays
@@ -185,7 +188,7 @@ class Network:
             if process.alive:
                 process.signal(signal.SIGCONT)
                 process.signal(signal.SIGTERM)
-        deadline = Deadline(15.0)
+        deadline = Deadline(PATIENCE)  # one that is starting its workers listens to signals when it has
         for process in self._processes:
             try:
                 process.wait(max(deadline.left(), 0.1))
@@ -229,17 +232,39 @@ class Network:
         self._processes.append(process)
         return process
 
+    def login_server(self, *options: object) -> Process:
+        """A login server, ready."""
+        process = self._start("auth", "auth_server.py", "--listen", "127.0.0.1:0", *options)
+        process.wait_ready()
+        return process
+
+    def login_server_again(self, ended: Process, *options: object) -> Process:
+        """A login server that has ended comes back with its key and its users on its port."""
+        assert not ended.alive
+        process = self._start(ended.name, "auth_server.py", "--listen", ended.address, *options)
+        process.wait_ready()
+        return process
+
+    def lying_exit(self, name: str, port: int, seen: Path) -> Process:
+        """One more relay, listed, that stands in the middle of streams to `port`; what it sees goes to `seen`."""
+        options = ["--listen", "127.0.0.1:0", *self.gateway_options, "--nickname", name, "--exit-policy", "local"]
+        relay = self._start(name, "-m", "tests.system.lying_exit", port, seen, *options)
+        relay.wait_ready()
+        self.wait_listed(self._count + 1)
+        return relay
+
     def _start_relay(self, name: str, policy: str, listen: str = "127.0.0.1:0") -> Process:
         options = ["--listen", listen, *self.gateway_options, "--nickname", name, "--exit-policy", policy]
-        return self._start(name, "relay.py", *options)
+        return self._start(name, "relay.py", *options, "--workers", self._workers)
 
-    def restart(self, relay: Process) -> Process:
-        """A relay that has ended comes back with its keys, on a new port, and is listed."""
+    def restart(self, relay: Process, *, listed: bool = True) -> Process:
+        """A relay that has ended comes back with its keys, on a new port, and is ready, and `listed`."""
         assert not relay.alive
         at = self.relays.index(relay)
         self.relays[at] = self._start_relay(relay.name, self.policy)
         self.relays[at].wait_ready()
-        wait_until(lambda: any(str(e.descriptor.address) == self.relays[at].address for e in self._fresh()))
+        if listed:
+            wait_until(lambda: any(str(e.descriptor.address) == self.relays[at].address for e in self._fresh()))
         return self.relays[at]
 
     def restart_gateway(self) -> None:

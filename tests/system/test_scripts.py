@@ -15,7 +15,7 @@ from tests.system.network import NETWORK, PATIENCE, Network, Process, run_script
 from tests.system.targets import Target, WebTarget, flood, unused_port
 
 pytestmark = pytest.mark.system
-SCRIPTS = ["gateway.py", "relay.py", "client_tor.py"]
+SCRIPTS = ["gateway.py", "relay.py", "client_tor.py", "auth_server.py", "auth_client.py"]
 KEY = "ab" * 32
 
 

@@ -6,12 +6,16 @@ from xml.etree import ElementTree
 import pytest
 
 import tests.benchmarks
+from tests.benchmarks import starts, where_report
 from tests.benchmarks.chart import PANELS, draw
 from tests.benchmarks.goals import GOALS, MEASURES, SUITES, YARDSTICK
 from tests.benchmarks.report import advantage, as_markdown, as_text, cell, document, number, summary, table
 from tests.benchmarks.results import Results, Spread
 
 TEMPLATE = (Path(tests.benchmarks.__file__).parent / "performance.template.md").read_text(encoding="utf-8")
+
+
+SECTIONS = where_report.sections({}) | {"starts": starts.section({}), "where_chart": "performance-where.svg"}
 
 
 def full_results() -> Results:
@@ -66,7 +70,7 @@ def test_tables_for_terminal_and_page() -> None:
 
 
 def test_the_page_holds_the_words_the_numbers_the_goals_and_the_problems() -> None:
-    page = document(full_results(), TEMPLATE, "performance.svg")
+    page = document(full_results(), TEMPLATE, "performance.svg", SECTIONS)
     assert page.startswith("# Performance\n")
     for text in ("(performance.svg)", "- system: Linux", "it broke", f"{len(GOALS)} goals: "):
         assert text in page
@@ -75,7 +79,7 @@ def test_the_page_holds_the_words_the_numbers_the_goals_and_the_problems() -> No
 
 
 def test_a_run_without_samples_still_makes_a_page_and_a_chart() -> None:
-    assert "not measured" in document(Results(), TEMPLATE, "x.svg")
+    assert "not measured" in document(Results(), TEMPLATE, "x.svg", SECTIONS)
     assert f"{len(GOALS)} not measured" in summary(Results())
     ElementTree.fromstring(draw(Results()))
 

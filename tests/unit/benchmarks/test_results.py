@@ -53,7 +53,12 @@ def test_results_survive_json() -> None:
     results = results_of(("a", "m", 1, 2.5))
     results.about["rounds"] = "2"
     results.problems.append("a failed")
+    results.details["starts"] = {"relay": {"cpu": 1.0}}
     assert Results.from_json(json.loads(json.dumps(results.to_json()))) == results
+
+
+def test_results_of_before_there_were_details_are_read() -> None:
+    assert Results.from_json({"about": {}, "samples": {}, "problems": []}).details == {}
 
 
 @pytest.mark.parametrize(

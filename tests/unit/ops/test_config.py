@@ -10,7 +10,8 @@ from common.directory.addresses import Address
 from common.errors import ConfigError
 from common.ops.config import PROJECT, ClientCommand, build_parser, load, load_client
 from common.ops.launcher_commands import hide_secrets
-from common.ops.options import OPTIONS, GatewayPin, example, network_toml
+from common.ops.login_words import LoginCommand
+from common.ops.options import OPTIONS, GatewayPin, LoginServer, example, login_table, network_toml, to_toml
 from common.wire.socks import Isolate
 
 KEY = "ab" * 32
@@ -31,7 +32,7 @@ def relay_error(argv: list[str], environ: dict[str, str] | None = None) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("role", ["gateway", "relay", "client"])
+@pytest.mark.parametrize("role", ["gateway", "relay", "auth_server", "client"])
 def test_shipped_examples_hold_every_option_at_its_default(role: str) -> None:
     text = (PROJECT / "docs" / "examples" / f"{role}.toml").read_text()
     assert text == example(role)
@@ -52,6 +53,9 @@ def test_defaults() -> None:
     relay = load("relay", RELAY, {})
     assert relay.advertise is None
     assert relay.exit_policy == "default"
+    server = load("auth_server", [], {})
+    assert (server.listen, server.database, server.iterations) == (Address("127.0.0.1", 9100), None, 600_000)
+    assert not server.closed
     client = load("client", GATEWAY, {})
     assert client.hops == (3, 5)
     assert client.suite is Suite.FERNET
@@ -132,6 +136,26 @@ def test_options_of_other_roles_in_the_environment_are_not_errors() -> None:
     assert load("gateway", [], {"TOR_NETWORK_HOPS": "4", "TOR_NETWORK_CONFIG": "/nowhere"}).network == "private"
 
 
+@pytest.mark.parametrize("workers", ["1", "2", "64"])
+def test_workers_from_command_line_environment_and_file(tmp_path: Path, workers: str) -> None:
+    assert load("relay", RELAY, {}).workers == 1
+    assert load("relay", ["--workers", workers, *RELAY], {}).workers == int(workers)
+    assert load("relay", RELAY, {"TOR_NETWORK_WORKERS": workers}).workers == int(workers)
+    assert load("relay", ["--config", toml(tmp_path, f"workers = {workers}"), *RELAY], {}).workers == int(workers)
+
+
+@pytest.mark.parametrize("text", ["0", "65", "1000", "-1", "", "two", "1.5", "\u0663", "2 "])
+def test_silly_numbers_of_workers_are_refused(text: str) -> None:
+    sentence = f"command line: --workers: {text!r} is not a number of processes from 1 to 64"
+    assert relay_error([f"--workers={text}", *RELAY]) == sentence
+
+
+@pytest.mark.parametrize("value", ["true", "2.0", "[2]"])
+def test_a_number_of_workers_in_a_file_is_a_number(tmp_path: Path, value: str) -> None:
+    path = toml(tmp_path, f"workers = {value}")
+    assert "is not a number of processes from 1 to 64" in relay_error(["--config", path, *RELAY])
+
+
 @pytest.mark.parametrize(("text", "hops"), [("1", (1, 1)), ("3-5", (3, 5)), ("8", (8, 8)), ("1-8", (1, 8))])
 def test_hops(text: str, hops: tuple[int, int]) -> None:
     assert load("client", ["--hops", text, *GATEWAY], {}).hops == hops
@@ -179,10 +203,52 @@ def test_where_a_client_finds_its_file(tmp_path: Path) -> None:
         (["path"], ClientCommand("path")),
         (["path", "x", "--json"], ClientCommand("path", "x", as_json=True)),
         (["status", "--targets"], ClientCommand("status", targets=True)),
+        (["server"], ClientCommand("server")),
+        (["server", "signup", "a"], ClientCommand("server", login=LoginCommand("signup", "a"))),
+        (
+            ["server", "--hops", "8", "login", "a", "--password-fd", "0", "--command", "whoami", "--command", "inbox"],
+            ClientCommand("server", login=LoginCommand("login", "a", 0, ("whoami", "inbox"))),
+        ),
+        (
+            ["server", "login", "a", "--accept-key", KEY, "--direct"],
+            ClientCommand("server", login=LoginCommand("login", "a", accept_key=bytes.fromhex(KEY), direct=True)),
+        ),
     ],
 )
 def test_client_commands(argv: list[str], command: ClientCommand) -> None:
     assert load_client([*GATEWAY, *argv], {})[1] == command
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["login", "a", "--json"], "--json: a prompt has no JSON; give --command too"),
+        (["login", "a", "--password-fd", "-1"], "not the number of a file descriptor"),
+        (["login", "a", "--password-fd", "x"], "not the number of a file descriptor"),
+        (["login", "a", "--accept-key", "x"], "'x' is not a key: 64 hex digits"),
+        (["login", "a", "--password", "x"], "--password: unknown option"),
+        (["login"], "required: NAME"),
+        (["signup", "a", "--command", "whoami"], "--command: unknown option"),
+    ],
+)
+def test_a_wrong_login_command_is_a_sentence(argv: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_client([*GATEWAY, "server", *argv], {}, script="auth_client.py")
+    assert sentence in str(caught.value)
+
+
+def test_a_login_without_the_network_needs_no_gateway() -> None:
+    config, command = load_client(["server", "--direct", "--login", "h:1", "login", "a"], {}, PROJECT / "tests")
+    assert command.login.direct
+    assert config.gateways == ()
+    with pytest.raises(ConfigError, match="gateways: not set"):
+        load_client(["server", "--login", "h:1", "login", "a"], {}, PROJECT / "tests")
+
+
+def test_the_login_clients_help_calls_it_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_client(["server", "login", "--help"], {}, script="auth_client.py")
+    assert capsys.readouterr().out.startswith("usage: auth_client.py login ")
 
 
 def test_client_options_before_and_after_the_command() -> None:
@@ -209,7 +275,7 @@ def test_show_config_names_the_source_of_each_value(tmp_path: Path, capsys: pyte
     assert sources["listen"] == "default"
 
 
-@pytest.mark.parametrize("role", ["gateway", "relay", "client"])
+@pytest.mark.parametrize("role", ["gateway", "relay", "auth_server", "client"])
 def test_help_names_every_option(role: str) -> None:
     text = build_parser(role).format_help()
     assert all(option.flag.removesuffix("s") in text for option in OPTIONS[role])
@@ -430,3 +496,68 @@ def test_a_gateway_has_a_status_page_only_where_it_is_told() -> None:
     assert load("gateway", [], {"TOR_NETWORK_HTTP": "[::1]:9080"}).http == Address("::1", 9_080)
     with pytest.raises(ConfigError, match="--http: '9080' is not host:port"):
         load("gateway", ["--http", "9080"], {})
+
+
+# ---- the login server ----
+
+LOGIN = LoginServer(Address("127.0.0.1", 9109), bytes.fromhex("ef" * 32))
+
+
+@pytest.mark.parametrize("key", [LOGIN.key, None])
+def test_the_login_server_is_read_as_it_is_written(tmp_path: Path, key: bytes | None) -> None:
+    login = LOGIN._replace(key=key)
+    path = toml(tmp_path, network_toml("home", [PIN], login), "network.toml")
+    assert load("client", ["--network", path], {}).login == login
+    assert load("relay", ["--network", path, "--nickname", "x"], {}).network == "home"
+    word = str(login.address) + (f"={login.key.hex()}" if login.key else "")
+    assert load("client", [*GATEWAY, "--login", word], {}).login == login
+    assert load("client", GATEWAY, {"TOR_NETWORK_LOGIN": word}).login == login
+
+
+def test_another_login_server_is_used_instead_of_the_networks(tmp_path: Path) -> None:
+    path = toml(tmp_path, network_toml("home", [PIN], LOGIN), "network.toml")
+    assert load("client", ["--network", path, "--login", "login.example:99"], {}).login == LoginServer(
+        Address("login.example", 99), None
+    )
+    assert load("client", GATEWAY, {}).login is None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "login.example",
+        "login.example:0",
+        "127.0.0.1:1=ab",
+        {"address": "127.0.0.1:1", "key": "x" * 64},
+        {"address": 1},
+        {"key": "ab" * 32},
+        {**login_table(LOGIN), "more": 1},
+        [login_table(LOGIN)],
+        1,
+    ],
+)
+def test_what_is_no_login_server_is_a_sentence(tmp_path: Path, raw: object) -> None:
+    path = toml(tmp_path, f"login = {to_toml(raw)}", "client.toml")
+    with pytest.raises(ConfigError, match=r"client\.toml: login: .* is not (a table|a key: 64|host:port)"):
+        load("client", [*GATEWAY, "--config", path], {})
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--iterations", "599999"], "--iterations: '599999' is not a number from 600000 to 10000000"),
+        (["--iterations", "1e6"], "--iterations: '1e6' is not a number from 600000 to 10000000"),
+        (["--max-users", "0"], "--max-users: '0' is not a number from 1 to 1000000"),
+        (["--gateway", "127.0.0.1:1"], "--gateway: unknown option"),
+    ],
+)
+def test_a_login_servers_options_have_bounds(argv: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("auth_server", argv, {})
+    assert said in str(caught.value)
+
+
+def test_a_login_servers_database_stands_beside_its_file(tmp_path: Path) -> None:
+    path = toml(tmp_path, 'database = "users.sqlite"\niterations = 700000\nclosed = true\n', "auth_server.toml")
+    server = load("auth_server", ["--config", path], {})
+    assert (server.database, server.iterations, server.closed) == (tmp_path / "users.sqlite", 700_000, True)

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from common.directory.addresses import Address
 from common.errors import ConfigError, OnionError
 from common.ops.config import PROJECT, load
 from common.ops.launcher import run
 from common.ops.launcher_commands import Launcher
 from common.ops.launcher_state import Folder, Process, Settings, start_time
+from common.ops.options import LoginServer
 
 DAEMON = """
 import hashlib, os, sys, threading
@@ -42,11 +44,14 @@ EVERY = {f"relay{number}" for number in range(1, 10)}
 class Network:
     """A state folder, a folder of scripts, and the launcher over them."""
 
-    def __init__(self, root: Path, gateway: str = DAEMON, relay: str = DAEMON) -> None:
+    def __init__(
+        self, root: Path, gateway: str = DAEMON, relay: str = DAEMON, auth: str = DAEMON
+    ) -> None:
         self.state, self.scripts, self.stop = root / "state", root / "scripts", threading.Event()
         self.scripts.mkdir(parents=True)
         (self.scripts / "gateway.py").write_text(gateway)
         (self.scripts / "relay.py").write_text(relay)
+        (self.scripts / "auth_server.py").write_text(auth)
         self.launcher = Launcher(self.state, self.stop, self.scripts, lambda config: EVERY)
         self.folder = Folder(self.state, self.scripts)
 
@@ -72,14 +77,14 @@ def network(tmp_path: Path, networks: list[Network]) -> Network:
 def test_start_status_and_stop(network: Network, capsys: pytest.CaptureFixture[str]) -> None:
     network.launcher.start(3, FREE)
     out = capsys.readouterr().out
-    assert network.names() == ["gateway", "relay1", "relay2", "relay3"]
+    assert network.names() == ["gateway", "relay1", "relay2", "relay3", "auth"]
     assert f"prompt: ./launch_network.sh --state {network.state} client" in out
     assert network.launcher.status() == 0
     assert capsys.readouterr().out.count("listed") == 3
     processes = network.folder.recorded()
     network.launcher.stop()
-    assert [start_time(process.pid) for process in processes] == [None] * 4
-    assert capsys.readouterr().out == "stopped gateway, relay1, relay2, relay3\n"
+    assert [start_time(process.pid) for process in processes] == [None] * 5
+    assert capsys.readouterr().out == "stopped gateway, relay1, relay2, relay3, auth\n"
     left = {path.name for path in network.state.rglob("*") if path.is_file()} - {"lock", "network.json"}
     assert not {name for name in left if not name.endswith((".toml", ".log"))}, "pid and ready files are gone"
     network.launcher.stop()
@@ -88,10 +93,13 @@ def test_start_status_and_stop(network: Network, capsys: pytest.CaptureFixture[s
 
 
 def test_what_the_daemons_are_told(network: Network) -> None:
-    network.launcher.start(2, Settings(None, "accept 192.0.2.0/24:80"))
+    network.launcher.start(2, Settings(None, "accept 192.0.2.0/24:80", workers=3))
+    network.launcher.add(1)
+    assert load("relay", ["--config", str(network.folder.config("relay3"))], {}).workers == 3
     relay = load("relay", ["--config", str(network.folder.config("relay2"))], {})
     client = load("client", ["--config", str(network.folder.config("client"))], {})
     assert relay.nickname == "relay2"
+    assert relay.workers == 3
     assert relay.exit_policy == "accept 192.0.2.0/24:80"
     assert relay.listen.host == "127.0.0.1"
     assert relay.state == network.state / "relay2"
@@ -114,7 +122,7 @@ def test_three_gateways_that_relays_and_clients_know_from_one_file(
 ) -> None:
     network.launcher.start(2, Settings(30_000, "local", 3))
     gateways = ["gateway", "gateway2", "gateway3"]
-    assert network.names() == [*gateways, "relay1", "relay2"]
+    assert network.names() == [*gateways, "relay1", "relay2", "auth"]
     file = network.state / "network.toml"
     joining = load("relay", ["--network", str(file), "--nickname", "x"], {})
     relay = load("relay", ["--config", str(network.folder.config("relay2"))], {})
@@ -126,7 +134,30 @@ def test_three_gateways_that_relays_and_clients_know_from_one_file(
     assert relay.listen.port == 30_004
     assert f"join:   ./relay.py --network {file} --nickname NAME" in capsys.readouterr().out
     network.launcher.stop()
-    assert capsys.readouterr().out == "stopped gateway, gateway2, gateway3, relay1, relay2\n"
+    assert capsys.readouterr().out == "stopped gateway, gateway2, gateway3, relay1, relay2, auth\n"
+
+
+def test_the_login_server_is_one_of_the_network(network: Network) -> None:
+    network.launcher.start(1, Settings(20_000, "local"))
+    client = load("client", ["--config", str(network.folder.config("client"))], {})
+    key = sha256(str(network.state / "auth").encode()).digest()
+    assert client.login == LoginServer(Address("127.0.0.1", 20_109), key)
+    joining = load("client", ["--network", str(network.state / "network.toml")], {})
+    assert joining.login == client.login
+    network.launcher.kill("auth")
+    assert network.names() == ["gateway", "relay1"]
+    before = network.folder.config("auth").read_bytes()
+    network.launcher.restart("auth")
+    assert network.names() == ["gateway", "relay1", "auth"]
+    assert network.folder.config("auth").read_bytes() == before
+
+
+def test_relays_go_around_the_login_servers_port() -> None:
+    for gateways in (1, 9):
+        settings = Settings(20_000, "local", gateways)
+        names = ["auth", *(f"relay{number}" for number in range(1, 201)), "gateway"]
+        names += [f"gateway{number}" for number in range(2, gateways + 1)]
+        assert len({settings.port(name) for name in names}) == len(names)
 
 
 def test_a_gateway_that_was_killed_is_started_again_as_it_was(
@@ -143,7 +174,7 @@ def test_a_gateway_that_was_killed_is_started_again_as_it_was(
     network.launcher.restart("gateway2")
     network.launcher.restart("relay1")
     assert network.folder.config("gateway2").read_bytes() == before
-    assert network.names() == ["gateway", "gateway2", "relay1", "relay2"]
+    assert network.names() == ["gateway", "gateway2", "relay1", "relay2", "auth"]
     for name in ("client", "gateway9", "../gateway"):
         with pytest.raises(OnionError, match="was not started here"):
             network.launcher.restart(name)
@@ -161,9 +192,9 @@ def test_a_second_start_says_what_runs_and_what_to_do(network: Network) -> None:
     network.launcher.start(1, FREE)
     with pytest.raises(OnionError) as caught:
         network.launcher.start(1, FREE)
-    for words in ("already running here: gateway, relay1", "client", "add 1", "stop"):
+    for words in ("already running here: gateway, relay1, auth", "client", "add 1", "stop"):
         assert words in str(caught.value)
-    assert network.names() == ["gateway", "relay1"]
+    assert network.names() == ["gateway", "relay1", "auth"]
 
 
 def test_a_start_after_a_crash_of_all(network: Network) -> None:
@@ -175,15 +206,15 @@ def test_a_start_after_a_crash_of_all(network: Network) -> None:
         os.waitpid(process.pid, 0)
     assert network.launcher.status() == 1
     network.launcher.start(2, FREE)
-    assert network.names() == ["gateway", "relay1", "relay2"]
+    assert network.names() == ["gateway", "relay1", "relay2", "auth"]
 
 
 def test_add_and_kill(network: Network) -> None:
     network.launcher.start(2, FREE)
     network.launcher.kill("relay1")
-    assert network.names() == ["gateway", "relay2"]
+    assert network.names() == ["gateway", "relay2", "auth"]
     network.launcher.add(2)
-    assert network.names() == ["gateway", "relay1", "relay2", "relay3"]
+    assert network.names() == ["gateway", "relay1", "relay2", "relay3", "auth"]
     with pytest.raises(OnionError, match="relay9 is not running here"):
         network.launcher.kill("relay9")
     network.launcher.kill("gateway")
@@ -191,14 +222,14 @@ def test_add_and_kill(network: Network) -> None:
         network.launcher.add(1)
 
 
-@pytest.mark.parametrize("which", ["gateway", "relay"])
+@pytest.mark.parametrize("which", ["gateway", "relay", "auth"])
 def test_a_daemon_that_dies_shows_its_last_lines_and_the_rest_is_stopped(
     tmp_path: Path, networks: list[Network], which: str
 ) -> None:
-    network = Network(tmp_path, gateway=DIES) if which == "gateway" else Network(tmp_path, relay=DIES)
+    network = Network(tmp_path, **{which: DIES})
     networks.append(network)
     (network.state / "logs").mkdir(parents=True)
-    for name in ("gateway", "relay1", "relay2"):
+    for name in ("gateway", "relay1", "relay2", "auth"):
         network.folder.log(name).write_text("all went well yesterday\n")
     with pytest.raises(OnionError, match=rf"(?s){which}\d? ended at its start.*no luck today") as caught:
         network.launcher.start(2, FREE)
@@ -215,13 +246,13 @@ def test_ctrl_c_during_start_stops_what_was_started(tmp_path: Path, networks: li
 
         def wait(self, timeout: float | None = None) -> bool:
             self.started = network.folder.recorded()
-            return len(self.started) == 3 or super().wait(timeout)
+            return len(self.started) == 4 or super().wait(timeout)
 
     stop = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         Launcher(network.state, stop, network.scripts, lambda config: EVERY).start(2, FREE)
-    assert [process.name for process in stop.started] == ["gateway", "relay1", "relay2"]
-    assert [start_time(process.pid) for process in stop.started] == [None] * 3
+    assert [process.name for process in stop.started] == ["gateway", "relay1", "relay2", "auth"]
+    assert [start_time(process.pid) for process in stop.started] == [None] * 4
     assert network.folder.recorded() == []
 
 
@@ -231,7 +262,7 @@ def test_stop_ends_by_force_what_does_not_listen(tmp_path: Path, networks: list[
     network.launcher.start(1, FREE)
     processes = network.folder.recorded()
     network.folder.end(processes, patience=0.2)
-    assert [start_time(process.pid) for process in processes] == [None, None]
+    assert [start_time(process.pid) for process in processes] == [None] * 3
 
 
 def test_stop_ends_only_what_it_started(network: Network) -> None:
@@ -257,7 +288,7 @@ def test_two_networks_side_by_side(tmp_path: Path, networks: list[Network]) -> N
         network.launcher.start(1, FREE)
     networks[0].launcher.stop()
     assert networks[0].names() == []
-    assert networks[1].names() == ["gateway", "relay1"]
+    assert networks[1].names() == ["gateway", "relay1", "auth"]
 
 
 def test_daemons_have_a_session_of_their_own(network: Network) -> None:
@@ -279,7 +310,7 @@ def test_logs(network: Network, capsys: pytest.CaptureFixture[str]) -> None:
     network.launcher.logs("relay1", False)
     assert capsys.readouterr().out == "up\n"
     network.launcher.logs(None, False)
-    assert capsys.readouterr().out == "gateway: up\nrelay1: up\n"
+    assert capsys.readouterr().out == "auth: up\ngateway: up\nrelay1: up\n"
     with pytest.raises(OnionError, match="no log of relay7"):
         network.launcher.logs("relay7", False)
 
@@ -330,6 +361,7 @@ def test_start_time_of_a_process() -> None:
         (["5x"], "'5x' is not a number"),
         (["5", "--base-port", "80"], "'80' is not a number from 1024 to"),
         (["5", "--gateways", "10"], "'10' is not a number from 1 to 9"),
+        (["5", "--workers", "65"], "'65' is not a number from 1 to 64"),
         (["5", "--exit-policy", "maybe"], "'maybe' is not an exit policy"),
         (["kill"], "required: NAME"),
         (["status", "--what"], "unrecognized arguments: --what"),
