@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: run test lint soak bench bench-growth bench-wan bench-directory bench-workers bench-login fuzz clean
+.PHONY: run test lint soak bench bench-growth bench-directory bench-wan bench-workers bench-login fuzz clean
 
 run:  ## a network of five relays and the prompt
 	./launch_network.sh 5 --client
@@ -25,15 +25,15 @@ bench-growth: .venv/developer  ## curves from 1 to 1,000 circuits and 2,000 stre
 bench-directory: .venv/developer  ## a gateway with 10,000 relays and 1,000 clients: ten minutes, 20,000 open files
 	$(PYTHON) -m tests.benchmarks.directory
 
+bench-wan: .venv/developer  ## transfers and a prompt over an emulated wide area: root, twenty minutes; docs/performance-wan.md has a run
+	$(PYTHON) -m tests.benchmarks.wan
+
 bench-workers: .venv/developer  ## a relay with one process and with two, side by side: five minutes
 	$(PYTHON) -m tests.benchmarks.workers
 
 bench-login: .venv/developer  ## a thousand users at a login server, two hundred at once, straight and by 3 hops: seven minutes
 	$(PYTHON) -m tests.benchmarks.login
 	$(PYTHON) -m tests.benchmarks.login --hops 3
-
-bench-wan: .venv/developer  ## transfers and a prompt over an emulated wide area: root, twenty minutes; docs/performance-wan.md has a run
-	$(PYTHON) -m tests.benchmarks.wan
 
 fuzz: .venv/developer  ## a minute of hostile peers at the port of a real gateway
 	$(PYTHON) -m tests.fuzz.gateway_port

@@ -24,19 +24,20 @@ from math import sqrt
 
 INITIAL = 128 * 2**10  # bytes on their way before anything is known: 0.1 s of a 10 Mbit/s link
 FLOOR = 32 * 2**10  # never less: two long cells
-MIN_STEP = 16 * 2**10  # bytes from mark to mark, at least: both ends know it
+MIN_STEP = 12 * 2**10  # bytes from mark to mark, at least: a nearly full cell; both ends know it
 QUEUE_SIZE = 16 * 2**10  # bytes of queue that a circuit with a window of 256 KiB keeps; it grows as its root
-QUEUE_TIME = 0.020  # seconds of queue that all together may keep, at least,
+QUEUE_TIME = 0.015  # seconds of queue that all together may keep, at least,
 QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger on long paths; but never more than
 MOST_QUEUE_TIME = 0.050
 MEMORY = 4  # rounds of which the least round trip counts
 SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
 FREE_ROUNDS = 3  # more rounds at the limit with half the allowed queue than with more, and it doubles again
+YOUNG_GROWTH = 1.25  # a round, after slow start and until a queue has stood: what ended it may have been no queue
 BASE_AGE = 10.0  # seconds
 STALE = 3  # measurements in a row that still met a queue: after that the base goes half of the way to them
 DRAINED = 0.5  # of what the path holds without a queue is on its way while the base is measured
-COARSE_STEP = 32 * 2**10  # bytes from mark to mark where that makes four in a window: a receipt is a cell of 1 KiB
-_STEPS = 16  # marks in a large window
+LARGE = 512 * 2**10  # bytes: in a smaller window each full cell is marked, or what a receipt lets go would queue
+_STEPS = 16  # marks in a larger window
 _LATEST = 8  # round trips of which the least tells slow start about a queue: more than half a round's
 _TICK = 1e-5  # seconds: no round trip is shorter, whatever a coarse clock says
 _NEVER = float("inf")
@@ -61,6 +62,7 @@ class CongestionWindow:
         "_starting",
         "_unconfirmed",
         "_was_limited",
+        "_young",
         "window",
     )
 
@@ -76,6 +78,7 @@ class CongestionWindow:
         self._round_end = 0
         self._limited = self._was_limited = False  # the window held something back, in this round and the last
         self._starting = True
+        self._young = True  # no queue has stood for some rounds since the last slow start
         self._measured = False  # the base, since slow start filled the path
         self._stale = 0
         self._free_rounds = 0
@@ -85,7 +88,7 @@ class CongestionWindow:
     @property
     def step(self) -> int:
         """Bytes after which the sender asks for a receipt."""
-        return max(MIN_STEP, self.window // _STEPS, min(self.window // 4, COARSE_STEP))
+        return self.window // _STEPS if self.window > LARGE else MIN_STEP
 
     def refused(self) -> None:
         """There was more to send than the window allowed."""
@@ -142,16 +145,18 @@ class CongestionWindow:
         """The window follows the queue that stands: up by this round, down by the best of the last."""
         up, down = self._aim(least), self._aim(min(self._recent))
         if least > 2 * (self._base + self._allowed):
+            self._young = False
             self._set(up)
         elif up > self.window and limited:
-            self._set(up)
+            self._set(max(up, self.window * YOUNG_GROWTH) if self._young else up)
         elif down < self.window:
+            self._young = False
             self._set(self.window + SMOOTHING * (down - self.window))
         free = limited and least - self._base < self._allowed / 2
         self._free_rounds = max(0, self._free_rounds + (1 if free else -1))
         if self._free_rounds == FREE_ROUNDS:
             self._free_rounds = 0
-            self._starting = True
+            self._starting = self._young = True
 
     def _drain(self) -> None:
         """Two rounds with half the window, or less than the path holds, will tell the base."""

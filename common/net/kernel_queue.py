@@ -30,7 +30,11 @@ class KernelQueue:
 
     def room(self) -> int:
         """Bytes the kernel may be given now; may be negative."""
-        return self.allowed - int(_INT.unpack(fcntl.ioctl(self._sock, _SIOCOUTQNSD, bytes(_INT.size)))[0])
+        try:
+            unsent = fcntl.ioctl(self._sock, _SIOCOUTQNSD, bytes(_INT.size))
+        except ValueError:  # what Python says of a closed one
+            raise OSError("the socket is closed") from None
+        return self.allowed - int(_INT.unpack(unsent)[0])
 
     def adapt(self) -> None:
         """Looks at the connection's rate: for a link that has more to send than the kernel takes."""

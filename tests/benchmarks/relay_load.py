@@ -106,7 +106,7 @@ class Peer:
         while len(cells) < size:
             cells += encode_cell(circuit_id, Command.RELAY, origin._stack.originate(message)[0])
         origin.endpoint.begin(hop.host, hop.port, 0.0)  # the relay's own port, which no exit dials
-        (last,) = origin.take_cells(monotonic())
+        (last,) = origin.take_cells(0.0)
         return origin, circuit_id, cells + encode_cell(circuit_id, Command.RELAY, last)
 
     def send(self, origin: Origin, circuit_id: int, cells: bytearray) -> None:

@@ -169,11 +169,14 @@ def main(arguments: Sequence[str]) -> int:
                     if net in ("relay", "client") and name == "direct":
                         continue
                     place = Path(folder) / f"{name} {net}"
-                    with _contender(name, area, place, processes, keys) as open_:
-                        if net in ("fat", "lossy"):
-                            wide.transfers(net, name, open_, options.runs)
-                        else:
-                            wide.prompts(net, name, open_, options.echoes)
+                    try:
+                        with _contender(name, area, place, processes, keys) as open_:
+                            if net in ("fat", "lossy"):
+                                wide.transfers(net, name, open_, options.runs)
+                            else:
+                                wide.prompts(net, name, open_, options.echoes)
+                    except (Failed, OSError) as error:
+                        wide.problems.append(f"{net}, {name}: {error}")
         numbers = {
             "command": sys.argv[1:],
             "machine": describe(processes, with_tor=bool(keys)),

@@ -1,0 +1,79 @@
+"""What a link leaves unsent with the kernel, on real TCP sockets; the kernel itself makes one of them slow."""
+
+import socket
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from common.net.handshake import tune
+from common.net.kernel_queue import LEAST, MOST, QUEUE_TIME, KernelQueue
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is unsent")
+
+_SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
+SLOW = 1_000_000  # bytes a second
+MIDDLE = 5_000_000
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of one TCP connection, the first tuned as a link's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+    with one, other:
+        tune(one)
+        one.setblocking(False)
+        yield one, other
+
+
+def fill(sock: socket.socket) -> int:
+    """Sends until the kernel takes no more; how much that was."""
+    taken = 0
+    try:
+        while True:
+            taken += sock.send(bytes(LEAST))
+    except BlockingIOError:
+        return taken
+
+
+def test_a_fast_connection_may_hold_what_it_always_might(pair: tuple[socket.socket, socket.socket]) -> None:
+    queue = KernelQueue(pair[0])
+    assert queue.allowed == queue.room() == MOST
+    pair[0].send(b"x")
+    assert pair[1].recv(1) == b"x"
+    queue.adapt()
+    assert queue.allowed == MOST
+
+
+@pytest.mark.parametrize(("rate", "allowed"), [(SLOW, LEAST), (MIDDLE, int(MIDDLE * QUEUE_TIME))])
+def test_a_slow_connection_holds_some_milliseconds_of_its_rate(
+    pair: tuple[socket.socket, socket.socket], rate: int, allowed: int
+) -> None:
+    one, other = pair
+    one.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate)
+    one.send(b"x")
+    other.recv(1)
+    queue = KernelQueue(one)
+    queue.adapt()
+    assert queue.allowed == allowed
+    assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == allowed
+
+
+def test_room_is_what_is_not_filled(pair: tuple[socket.socket, socket.socket]) -> None:
+    one, other = pair
+    one.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, 10_000)  # so slow that nothing leaves meanwhile
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    queue = KernelQueue(one)
+    assert fill(one) >= MOST
+    assert queue.room() <= 0
+
+
+def test_a_closed_socket_is_an_error(pair: tuple[socket.socket, socket.socket]) -> None:
+    queue = KernelQueue(pair[0])
+    pair[0].close()
+    with pytest.raises(OSError):
+        queue.room()
+    with pytest.raises(OSError):
+        queue.adapt()

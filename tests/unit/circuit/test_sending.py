@@ -1,0 +1,120 @@
+"""An end's sending below its congestion window: whose turn it is, who need not wait, and when it marks a cell."""
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from common.circuit.congestion import INITIAL
+from common.circuit.endpoint import OVERDRAFT, QUIET, Endpoint
+from common.circuit.stream import Side
+from common.circuit.window import CIRCUIT_WINDOW
+from common.errors import WindowViolated
+from common.wire.messages import Begin, Connected, Data, Mark, Message, Sendme, decode_messages
+
+PROOF = b"p" * 16
+CELL = 15_855
+
+
+def client(streams: int = 1) -> Endpoint:
+    """A client's end with open streams 1, 2, ..."""
+    end = Endpoint(Side.CLIENT, lambda messages: (messages, PROOF), 15_865)
+    for _ in range(streams):
+        stream_id = end.begin("target", 1, 0.0)
+        end.take_cells(0.0)
+        end.receive([Connected(stream_id, IPv4Address("192.0.2.1"), 60)], PROOF, 0.0)
+    return end
+
+
+def fill(end: Endpoint, stream_id: int) -> int:
+    """Sends all that a stream may; how much that was."""
+    sent = 0
+    while room := end.sendable(stream_id):
+        end.send(stream_id, bytes(room))
+        sent += room
+    return sent
+
+
+def marks(end: Endpoint, now: float = 0.0) -> int:
+    """How many of the cells that are due are marked."""
+    cells = [decode_messages(cell) for cell in end.take_cells(now)]
+    assert all(cell.count(Mark()) <= 1 for cell in cells)
+    return sum(Mark() in cell for cell in cells)
+
+
+def answer(end: Endpoint, now: float) -> None:
+    """The SENDME that is owed first."""
+    arrived = end._send_window._owed[0][0]
+    end.receive([Sendme(0, arrived + CIRCUIT_WINDOW, PROOF)], PROOF, now)
+
+
+def test_a_stream_fills_the_congestion_window_and_then_waits_for_a_receipt() -> None:
+    end = client()
+    sent = fill(end, 1)
+    assert INITIAL <= sent <= INITIAL + CELL
+    assert marks(end) >= 3
+    assert end.sendable(1) == 0
+    answer(end, 0.1)
+    assert end.sendable(1) >= CELL, "no slivers"
+
+
+def test_a_quiet_stream_need_not_wait_for_room() -> None:
+    end = client(2)
+    fill(end, 1)
+    assert end.sendable(1) == 0
+    assert end.sendable(2) == QUIET
+    end.send(2, bytes(64))
+    assert end.sendable(2) == QUIET
+
+
+def test_a_stream_that_is_not_quiet_waits_and_all_together_take_no_more_than_the_overdraft() -> None:
+    count = 12
+    end = client(count)
+    sent = fill(end, 1)
+    more = [fill(end, stream_id) for stream_id in range(2, count + 1)]
+    assert sent + sum(more) <= INITIAL + CELL + OVERDRAFT + QUIET
+    assert max(more) <= 2 * QUIET
+
+
+def test_a_window_that_shrank_below_what_is_unmarked_gets_a_mark_of_its_own() -> None:
+    """Else nobody would ever answer, and nothing could be sent."""
+    end = client()
+    end._congestion.window = 2 * CIRCUIT_WINDOW
+    end.send(1, bytes(400_000))
+    assert marks(end) == 1  # the first; the next would come after a sixteenth of the window
+    end._congestion.window = INITIAL
+    answer(end, 0.1)
+    assert end.sendable(1) == 0
+    (cell,) = end.take_cells(0.2)
+    assert decode_messages(cell) == [Mark()]
+    answer(end, 0.3)
+    assert end.sendable(1) > 0
+
+
+def receives(*cells: list[Message]) -> None:
+    """An exit's end gets these cells."""
+    end = Endpoint(Side.EXIT, lambda messages: (messages, PROOF), 15_865)
+    for cell in cells:
+        end.receive(cell, PROOF, 0.0)
+        end.take_cells(0.0)
+
+
+def test_marks_that_ask_for_more_receipts_than_data_is_worth_end_the_circuit() -> None:
+    begin, data = Begin(1, "target", 1), Data(1, bytes(8_000))
+    receives([begin], [data, Mark()], [data], [data], [data, Mark()])
+    early: list[list[list[Message]]] = [[[Mark()]], [[data, Mark()], [data, Mark()]], [[data, Mark()], [Mark()]]]
+    for hostile in early:
+        with pytest.raises(WindowViolated, match="marks"):
+            receives([begin], *hostile)
+
+
+def test_a_new_stream_gets_the_window_that_another_grew_to() -> None:
+    """With the first DATA, so that no cell is spent on it."""
+    end = client()
+    end._learned = 2**21
+    stream_id = end.begin("target", 1, 0.0)
+    end.take_cells(0.0)
+    end.receive([Connected(stream_id, IPv4Address("192.0.2.1"), 60)], PROOF, 0.0)
+    assert end.take_cells(0.0) == []
+    end.send(stream_id, b"x")
+    (cell,) = end.take_cells(0.0)
+    assert decode_messages(cell) == [Sendme(stream_id, 2**21), Data(stream_id, b"x")]
