@@ -11,11 +11,11 @@ slowest link, and all together keep the allowed time, so that a fast link has so
 up. Growing by bytes and shrinking by a part makes shares even out. Only the *least* round trip of several rounds
 counts: a segment that was lost, or a busy machine, holds answers up for a moment, and that is no queue.
 
-At first the window doubles each round until a queue stands (slow start), and so it does again when it has been
-the limit for some rounds without one. After the first slow start, and when no round trip was as short as the
-base for `BASE_AGE` seconds of sending, the window is halved for two rounds, and the second measures without this
-circuit's own queue: others' were taken for the path, or the path has become longer. A window that nobody needed
-does not grow.
+At first the window doubles each round until a queue stands (slow start). Then it is young, and grows by a
+quarter a round, until a queue has stood for some rounds; it is young again when it has been the limit for some
+rounds without one. After slow start, and when no round trip was as short as the base for `BASE_AGE` seconds of
+sending, the window is halved for two rounds, and the second measures without this circuit's own queue: others'
+were taken for the path, or the path has become longer. A window that nobody needed does not grow.
 
 Pure arithmetic: bytes and seconds in, `window` out.
 """
@@ -31,7 +31,7 @@ QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger
 MOST_QUEUE_TIME = 0.050
 MEMORY = 4  # rounds of which the least round trip counts
 SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
-FREE_ROUNDS = 3  # more rounds at the limit with half the allowed queue than with more, and it doubles again
+FREE_ROUNDS = 3  # more rounds at the limit with less than the allowed queue than with more: it is young again
 YOUNG_GROWTH = 1.25  # a round, after slow start and until a queue has stood: what ended it may have been no queue
 BASE_AGE = 10.0  # seconds
 STALE = 3  # measurements in a row that still met a queue: after that the base goes half of the way to them
@@ -152,11 +152,11 @@ class CongestionWindow:
         elif down < self.window:
             self._young = False
             self._set(self.window + SMOOTHING * (down - self.window))
-        free = limited and least - self._base < self._allowed / 2
+        free = limited and least - self._base < self._allowed
         self._free_rounds = max(0, self._free_rounds + (1 if free else -1))
         if self._free_rounds == FREE_ROUNDS:
             self._free_rounds = 0
-            self._starting = self._young = True
+            self._young = True
 
     def _drain(self) -> None:
         """Two rounds with half the window, or less than the path holds, will tell the base."""
