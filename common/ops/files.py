@@ -11,9 +11,12 @@ from common.errors import ConfigError
 
 
 def private_folder(path: Path) -> Path:
-    """The folder, made 0700 if missing; one that is there keeps its mode. Raises `ConfigError`."""
+    """The folder, it and its parents made 0700 if missing; one that is there keeps its mode. Raises `ConfigError`."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        for each in reversed(missing):  # `parents=True` would make them with the umask's mode
+            each.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(exist_ok=True)  # raises if it is no folder
     except OSError as error:
         raise ConfigError(f"{path}: cannot be used as a folder for state: {error.strerror}") from None
     return path
