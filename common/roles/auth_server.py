@@ -15,11 +15,10 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
-from common.crypto.scram import MIN_ITERATIONS
+from common.crypto.scram import MIN_ITERATIONS, binding_of
 from common.directory.addresses import Address
 from common.errors import Closed
 from common.net.deadline import Deadline
@@ -77,7 +76,7 @@ class AuthServer:
                 self._users,
                 self._sessions,
                 server=self._id,
-                binding=binding_of(certificate),
+                binding=binding_of(ssl.PEM_cert_to_DER_cert(certificate.read_text("ascii"))),
                 iterations=iterations,
                 wall=wall,
             )
@@ -239,8 +238,3 @@ class AuthServer:
         self._sessions.still_here(self._id, seen, wall)
         self._users.forget_tries(wall)
         self._logins.look_around()
-
-
-def binding_of(certificate: Path) -> bytes:
-    """The channel binding tls-server-end-point (RFC 5929) of a certificate in PEM: the SHA-256 of its DER form."""
-    return sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text("ascii"))).digest()

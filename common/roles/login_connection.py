@@ -10,10 +10,10 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
-from hashlib import sha256
 from time import monotonic
 from typing import TypeVar
 
+from common.crypto.scram import binding_of
 from common.directory.addresses import Address
 from common.errors import AuthenticationFailed, Closed, OnionError, ProtocolError, Unexpected
 from common.net.deadline import Deadline
@@ -105,7 +105,7 @@ class LoginConnection:
             sock.close()
             raise
         try:
-            binding = sha256(tls.peer_certificate()).digest()
+            binding = binding_of(tls.peer_certificate())
             connection = cls(stream, tls.peer_identity(), binding, pushed)
             connection._start()
         except AuthenticationFailed:
