@@ -87,7 +87,7 @@ class Verifier:
 
 
 def binding_of(certificate: bytes) -> bytes:
-    """The channel binding tls-server-end-point (RFC 5929) of a certificate in DER: its SHA-256, whoever signed it."""
+    """The channel binding tls-server-end-point (RFC 5929) of a certificate in DER: its SHA-256 in any case."""
     return sha256(certificate).digest()
 
 

@@ -11,7 +11,7 @@ from common.errors import ConfigError
 
 
 def private_folder(path: Path) -> Path:
-    """The folder, it and its parents made 0700 if missing; one that is there keeps its mode. Raises `ConfigError`."""
+    """The folder, made 0700 if missing as its parents are; what is there keeps its mode. Raises `ConfigError`."""
     try:
         missing = [each for each in (path, *path.parents) if not each.exists()]
         for each in reversed(missing):  # `parents=True` would make them with the umask's mode

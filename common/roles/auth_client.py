@@ -16,13 +16,13 @@ from typing import Self
 from common.crypto.saslprep import saslprep
 from common.crypto.scram import MAX_ITERATIONS, MIN_ITERATIONS, ScramClient, Verifier, make_verifier
 from common.errors import AuthenticationFailed, Malformed, OnionError
+from common.login.names import normal_name
 from common.ops.options import LoginServer
 from common.roles.login_connection import Connect, LoginConnection, OtherKey
 from common.roles.login_errors import FakeServer, LoginRefused, ServerLost
 from common.roles.login_pins import KeyChanged, Pins
 from common.wire.login import (
     MAX_IDS,
-    MAX_NAME,
     SALT_SIZE,
     Challenge,
     Delete,
@@ -52,7 +52,8 @@ from common.wire.login import (
 class AuthClient:
     """One connection to the login server, and one account at most. Thread-safe once logged in.
 
-    `name` is who is logged in, `unread` how many texts were stored then, `session` this session's id.
+    `name` is who is logged in, as the server writes it; `unread` how many texts were stored then; `session` this
+    session's id.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class AuthClient:
 
     def sign_up(self, name: str, password: str) -> None:
         """Makes an account; not logged in afterwards. Takes a second. Raises `LoginRefused`."""
-        check_name(name)
+        name = check_name(name)
         verifier = self._new_verifier(password)
         self._connection.request(SignUp(name, *_fields(verifier)), Ok)
         self._believe()
@@ -119,7 +120,7 @@ class AuthClient:
 
         Raises `LoginRefused` (wrong, slow down, ...), `FakeServer` when it does not know the account.
         """
-        check_name(name)
+        name = check_name(name)
         check_password(password)
         done, used = self._prove(name, password)
         self.name, self.unread, self.session = name, done.unread, done.session
@@ -139,7 +140,7 @@ class AuthClient:
         """Ends the account, its mailbox and all its sessions."""
         self._prove(self.name, password)
         self._connection.request(Delete(), Ok)
-        self._pins.keep_device(self.key, _device_name(self.name), b"")
+        self._pins.keep_device(self.key, self.name, b"")
 
     # ---- what can be asked
 
@@ -187,9 +188,9 @@ class AuthClient:
     # ---- helpers
 
     def _prove(self, name: str, password: str) -> tuple[Done, int]:
-        """One exchange: the server's last word, and the iterations of the stored verifier."""
+        """One exchange for a normal name: the server's last word, and the iterations of the stored verifier."""
         scram = ScramClient(name, password, self._connection.binding)
-        device = self._pins.device(self.key, _device_name(name))
+        device = self._pins.device(self.key, name)
         challenge = self._connection.request(Scram(scram.first(), device), Challenge)
         try:
             proof = Proof(scram.final(challenge.data))
@@ -208,7 +209,7 @@ class AuthClient:
         except AuthenticationFailed:
             self.close()
             raise FakeServer(name) from None
-        self._pins.keep_device(self.key, _device_name(name), done.device)
+        self._pins.keep_device(self.key, name, done.device)
         return done, scram.verifier.iterations
 
     def _explained(self, error: LoginRefused) -> LoginRefused:
@@ -244,14 +245,12 @@ class Unusable(OnionError):
     """A name or a password that no account can have; the text says why."""
 
 
-def check_name(name: str) -> None:
-    """Raises `Unusable`; the server knows more rules."""
+def check_name(name: str) -> str:
+    """The name in its normal form; raises `Unusable`, as the server would refuse it."""
     try:
-        prepared = saslprep(name)
+        return normal_name(name)
     except Malformed as error:
         raise Unusable(f"this name cannot be used: {error}") from None
-    if len(prepared) > MAX_NAME:
-        raise Unusable(f"this name cannot be used: it has {len(prepared)} characters, and {MAX_NAME} is the most")
 
 
 def check_password(password: str) -> None:
@@ -264,8 +263,3 @@ def check_password(password: str) -> None:
 
 def _fields(verifier: Verifier) -> tuple[bytes, int, bytes, bytes]:
     return verifier.salt, verifier.iterations, verifier.stored_key, verifier.server_key
-
-
-def _device_name(name: str) -> str:
-    """One token for all spellings of a name, as far as this side can tell."""
-    return saslprep(name).casefold()

@@ -103,7 +103,7 @@ class LoginScreen:
             raise ConfigError(NO_SERVER)
         stay = stay or command.action != SIGN_UP
         command = self._completed(command, ask)
-        check_name(command.user)
+        command = replace(command, user=check_name(command.user))
         passwords = self._passwords(command)
         signing_up = command.action == SIGN_UP
         password = passwords.new(command.user) if signing_up else passwords.current(command.user)

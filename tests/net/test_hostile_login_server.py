@@ -325,11 +325,12 @@ def test_every_code_and_every_end_has_its_sentence() -> None:
     assert [text for text in texts if "wait 2 seconds" in text] == [str(LoginRefused(ErrorCode.SLOW_DOWN, 2))]
 
 
-@pytest.mark.parametrize("name", ["", "\0", "a" * 65, "a" * 2_000, "a\nb"])
+@pytest.mark.parametrize("name", ["", "\0", "a" * 65, "a" * 2_000, "a\nb", "al ice", "\u0430lice", "alice.", "[/red]"])
 def test_names_that_nobody_can_have_are_not_sent(tmp_path: Path, name: str) -> None:
     with serving(tmp_path, Peer.greet) as hostile, AuthClient(direct, hostile.server, Pins(tmp_path)) as auth:
-        with pytest.raises(Unusable, match="this name cannot be used"):
-            auth.log_in(name, PASSWORD)
+        for use in (auth.log_in, auth.sign_up):
+            with pytest.raises(Unusable, match="this name cannot be used"):
+                use(name, PASSWORD)
     assert [type(message) for message in hostile.heard()] == [Hello]
 
 

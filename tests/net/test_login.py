@@ -164,8 +164,8 @@ def test_a_deleted_account_is_gone(server: AuthServer, tmp_path: Path) -> None:
 def test_refusals_of_a_sign_up_are_sentences(server: AuthServer, tmp_path: Path) -> None:
     with connected(server, tmp_path) as auth:
         auth.sign_up("alice", ALICE)
-        for name, sentence in (("ALICE", "is taken"), ("а1ice", "cannot be used"), ("al ice", "cannot be used")):  # noqa: RUF001
-            with pytest.raises(LoginRefused, match=sentence):
+        for name in ("ALICE", "a1ice"):
+            with pytest.raises(LoginRefused, match="is taken, or looks like one that is"):
                 auth.sign_up(name, BOB)
 
 

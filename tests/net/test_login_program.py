@@ -270,7 +270,7 @@ def test_a_changed_key_is_refused_and_how_to_accept_it_works(
         (["login", "alice", "--password", "hunter2"], 2, "--password: unknown option"),
         (["login", "a\tb", "--password-fd", "0"], 1, "this name cannot be used"),
         (["login", "alice", "--password-fd", "77"], 2, "77 cannot be read"),
-        (["login", "[/red]", "--password-fd", "0"], 1, "somebody may stand between"),
+        (["login", "[/red]", "--password-fd", "0"], 1, "a name has letters, digits, and . _ - only"),
         ([], 1, "there is nobody to ask: say signup NAME or login NAME"),
         (["login", "alice"], 2, "there is no terminal to ask for the password: give --password-fd FD"),
         (["login", "alice", "--password-fd", "0", "--login", "127.0.0.1:1"], 1, "refuses connections"),
