@@ -21,8 +21,17 @@ _NUMBERS = frozenset({"number", "streams", "bytes in", "bytes out", "stars", "ag
 
 
 def show_json(console: Console, value: Any) -> None:
-    """For other programs: one document, never wrapped or coloured."""
-    console.file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """For other programs: one document, never wrapped or coloured.
+
+    Letters of all scripts stay readable. What would drive a terminal is escaped, beyond what JSON asks for.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    console.file.write("".join(map(_escaped, text)) + "\n")
+
+
+def _escaped(char: str) -> str:
+    """Behind `dumps` only strings have characters that cannot be printed, but for the ends of lines."""
+    return char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1]
 
 
 def plain(text: str) -> str:
