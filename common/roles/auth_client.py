@@ -191,8 +191,8 @@ class AuthClient:
         """One exchange for a normal name: the server's last word, and the iterations of the stored verifier."""
         scram = ScramClient(name, password, self._connection.binding)
         device = self._pins.device(self.key, name)
-        challenge = self._connection.request(Scram(scram.first(), device), Challenge)
         try:
+            challenge = self._connection.request(Scram(scram.first(), device), Challenge)
             proof = Proof(scram.final(challenge.data))
         except KeyboardInterrupt:  # the server waits for a proof and would take nothing else
             self.close()

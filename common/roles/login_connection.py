@@ -202,6 +202,17 @@ class LoginConnection:
     # ---- the reader
 
     def _read(self) -> None:
+        try:
+            over = self._listen()
+            if self._trusted:
+                self._pushed(over)
+        except BaseException:  # `pushed` may raise, when what it shows on has gone: nobody is to wait for us
+            with self._changed:
+                self._fail(ServerLost("what the login server said could not be told: the connection is closed"))
+            raise
+
+    def _listen(self) -> OnionError:
+        """Until all is over: why it is."""
         ping_at = monotonic() + PING_EVERY
         while True:
             pushes: list[NewMail] = []
@@ -214,13 +225,11 @@ class LoginConnection:
             for push in pushes:
                 self._pushed(push)
             if over is not None:
-                break
+                return over
             if monotonic() >= ping_at:
                 self._keep_alive()
                 ping_at += PING_EVERY
             self._stream.wait_readable(Deadline(max(0.0, ping_at - monotonic())))
-        if self._trusted:
-            self._pushed(over)
 
     def _take(self) -> list[NewMail]:
         """Requires the lock. Gives answers to their slots; returns what was pushed."""

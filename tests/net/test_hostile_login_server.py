@@ -1,6 +1,8 @@
 """A login server that lies: the client says no more than it must, believes nothing, and tells its user a sentence."""
 
 import base64
+import os
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -12,12 +14,13 @@ from rich.console import Console
 
 from common.crypto.scram import ClientFirst, ScramServer, Verifier, make_verifier
 from common.errors import Closed, OnionError
+from common.ops.login_words import LoginCommand
 from common.roles import login_connection
 from common.roles.auth_client import AuthClient, Unusable
 from common.roles.conversation import Conversation
 from common.roles.login_errors import FakeServer, LoginEnded, LoginRefused, ServerLost
 from common.roles.login_pins import KeyChanged, Pins
-from common.roles.login_screen import direct
+from common.roles.login_screen import LoginScreen, direct
 from common.roles.passwords import TypedPasswords
 from common.wire.login import (
     Challenge,
@@ -440,6 +443,61 @@ def test_a_server_that_falls_silent_is_noticed(tmp_path: Path, monkeypatch: pyte
             assert lost.wait(PATIENCE)
             with pytest.raises(ServerLost, match="does not answer any more"):
                 auth.who_am_i()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_reader_whose_notices_cannot_be_shown(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.say(honest_login(peer))
+        peer.receive()
+        peer.say(NewMail(1, "bob"))
+
+    def gone(_push: object) -> None:
+        raise BrokenPipeError
+
+    with serving(tmp_path, script) as hostile:
+        with AuthClient(direct, hostile.server, Pins(tmp_path), pushed=gone) as auth:
+            auth.log_in(NAME, PASSWORD)
+            with pytest.raises(ServerLost, match="could not be told"):
+                auth.who_am_i()
+
+
+def test_a_flood_of_notices_is_one_notice(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.say(honest_login(peer))
+        peer.receive()
+        peer.say(*(NewMail(number, "bob") for number in range(1, 501)), You(NAME, 0, "0" * 16))
+
+    lines = iter(["whoami", "quit"])
+    told = StringIO()
+    reading, writing = os.pipe()
+    os.write(writing, PASSWORD.encode() + b"\n")
+    os.close(writing)
+    with serving(tmp_path, script) as hostile, open(reading, "rb"):
+        screen = LoginScreen(direct, hostile.server, tmp_path / "client", Console(file=StringIO()), Console(file=told))
+        screen.run(LoginCommand("login", NAME, reading), lambda _question: next(lines))
+    assert [line for line in told.getvalue().splitlines() if "new mail" in line] == [
+        "new mail from bob, 500 in all: inbox shows it"
+    ]
+
+
+def test_ctrl_c_before_the_challenge_leaves_no_half_login_behind(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.say(honest_login(peer))
+        assert isinstance(peer.receive(), Scram)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with serving(tmp_path, script) as hostile, AuthClient(direct, hostile.server, Pins(tmp_path)) as auth:
+            auth.log_in(NAME, PASSWORD)
+            with pytest.raises(KeyboardInterrupt):
+                auth.delete(PASSWORD)
+            with pytest.raises(ServerLost, match="is closed"):
+                auth.who_am_i()
+        assert [type(message) for message in hostile.heard()] == [Hello, Scram, Proof, Scram]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_keep_alives_are_answered_and_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
