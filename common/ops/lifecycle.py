@@ -30,7 +30,12 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(function: Callable[[], int | None]) -> NoReturn:
-    """Runs a program and exits: errors meant for people become one line on standard error and an exit code."""
+    """Runs a program and exits: errors meant for people become one line on standard error and an exit code.
+
+    A crash leaves no core file: keys and passwords would be in it.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     try:
         code = function() or 0
         sys.stdout.flush()

@@ -9,6 +9,7 @@ lets this device's tries be counted apart from those of strangers.
 """
 
 import fcntl
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,12 +89,15 @@ class Pins:
     def _locked(self) -> Iterator[None]:
         private_folder(self._folder)
         try:
-            file = open(self._folder / ".login.lock", "wb")  # noqa: SIM115
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
+            descriptor = os.open(self._folder / ".login.lock", flags, 0o600)  # who can read it can hold the lock
         except OSError as error:
             raise ConfigError(f"{self._folder}: cannot be written to: {error.strerror}") from None
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(descriptor)
 
 
 def _account(key: bytes, name: str) -> str:
