@@ -74,6 +74,10 @@ STEPS: tuple[str, ...] = (
     );
     CREATE INDEX mail_by_sender ON mail (sender, recipient);
     """,
+    """
+    CREATE TABLE decoys (iterations INTEGER PRIMARY KEY, share REAL NOT NULL);
+    INSERT INTO decoys SELECT DISTINCT iterations, 0 FROM users;
+    """,
 )
 
 

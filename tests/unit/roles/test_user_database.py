@@ -8,6 +8,7 @@ import pytest
 
 from common.errors import ConfigError
 from common.roles.user_database import STEPS, Database, StoreFailed
+from common.roles.user_store import UserStore
 
 NEXT = (*STEPS, "ALTER TABLE users ADD COLUMN colour TEXT NOT NULL DEFAULT 'blue'")
 USER = "INSERT INTO users (name, skeleton, salt, iterations, stored_key, server_key, since) VALUES (?, ?, x'', 1, x'', x'', 0)"
@@ -32,6 +33,18 @@ def test_an_older_file_is_brought_up_with_its_users(tmp_path: Path) -> None:
     assert version_of(path) == len(NEXT)
     with pytest.raises(ConfigError, match=r"users\.sqlite: was written by a newer login server"):
         Database(path)
+
+
+def test_decoys_of_an_older_file_have_the_counts_of_its_users(tmp_path: Path) -> None:
+    database = Database(tmp_path / "users.sqlite", STEPS[:1])
+    with database.lasting() as db:
+        db.execute(USER, ("a", "a"))
+    database.close()
+    database = Database(tmp_path / "users.sqlite")
+    users = UserStore(database)
+    users.follow_users(5)
+    assert users.decoys() == [(5, 0.0), (1, 1.0)]
+    database.close()
 
 
 def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:

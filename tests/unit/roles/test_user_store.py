@@ -67,7 +67,22 @@ def test_a_name_and_a_skeleton_are_taken_once_and_there_is_an_end(database: Data
     users.sign_up("bob", "bob", OTHER, 5.0)
     with pytest.raises(NoRoom):
         users.sign_up("carol", "carol", OTHER, 5.0)
-    assert users.iterations() == [(101, 1), (102, 1)]
+
+
+def test_decoys_follow_users_upwards_only_and_to_counts_of_the_server_only(users: UserStore) -> None:
+    users.follow_users(101)
+    assert users.decoys() == [(101, 1.0)]
+    users.sign_up("alice", "alice", ONE, 5.0)
+    users.follow_users(102)
+    assert users.decoys() == [(102, 0.0), (101, 1.0)]
+    users.sign_up("bob", "bob", OTHER, 5.0)
+    users.sign_up("odd", "odd", decoy_verifier(b"s" * 32, "odd", 1_000), 5.0)
+    users.follow_users(102)
+    assert users.decoys() == [(102, 2 / 3), (101, 1.0)]
+    for name in ("carol", "dave"):
+        users.sign_up(name, name, ONE, 5.0)
+    users.follow_users(102)
+    assert users.decoys() == [(102, 2 / 3), (101, 1.0)]
 
 
 def test_a_device_is_known_by_its_token_and_only_for_its_user(users: UserStore, sessions: SessionStore) -> None:
