@@ -200,7 +200,7 @@ class AuthServer:
     # ---- the watcher's thread ----
 
     def _watch(self) -> None:
-        seen, next_cleaning = -1, 0.0
+        seen, next_cleaning = -1, time.monotonic() + HOUSEKEEPING
         while not self._stopping.is_set():
             try:
                 changes = self._database.changes()

@@ -163,10 +163,34 @@ def test_sessions_of_a_server_that_died_are_over(users: UserStore, sessions: Ses
     mine, lost = log_in(users, now=1.0).session, log_in(users, now=1.0, server="dead").session
     sessions.still_here("here", {}, SERVER_LOST)
     assert {each.id for each in sessions.sessions(mine)} == {mine, lost}
-    sessions.still_here("here", {}, SERVER_LOST + 1)
+    for later in (1, 2):
+        assert {each.id for each in sessions.sessions(mine)} == {mine, lost}
+        sessions.still_here("here", {}, SERVER_LOST + later)
     assert {each.id for each in sessions.sessions(mine)} == {mine}
     with pytest.raises(SessionOver):
         sessions.inbox(lost, 0)
+
+
+@pytest.mark.parametrize("jump", [1e8, -1e8])
+def test_a_clock_that_jumps_ends_no_session_of_another_server(
+    users: UserStore, sessions: SessionStore, jump: float
+) -> None:
+    there = SessionStore(users._database)
+    there.still_here("there", {}, 2e8)
+    other = log_in(users, now=2e8, server="there").session
+    for now in (2e8 + jump, 2e8 + jump + 10):
+        sessions.still_here("here", {}, now)
+        there.still_here("there", {}, now + 1)
+    assert there.who(other)[0] == "alice"
+
+
+def test_a_server_that_died_while_the_clock_was_ahead_is_lost_too(users: UserStore, sessions: SessionStore) -> None:
+    sessions.still_here("dead", {}, 1e9)
+    lost = log_in(users, server="dead").session
+    for now in (10.0, 20.0):
+        sessions.still_here("here", {}, now)
+    with pytest.raises(SessionOver):
+        sessions.who(lost)
 
 
 def test_a_server_that_ends_takes_its_sessions_along(
