@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -94,6 +95,7 @@ class AuthServer:
         self._stopping = threading.Event()
         self._newest_mail = 0
         self._not_found: list[str] = []  # sessions with mail that are in the database, and here in a moment
+        self._left: deque[str] = deque()  # sessions that have ended, and that the database could not forget
         self._watcher = threading.Thread(target=self._watch, name="login watcher", daemon=True)
 
     def _listening(self, listen: Address, context: ssl.SSLContext) -> Acceptor[AuthConnection]:
@@ -195,7 +197,8 @@ class AuthServer:
             try:
                 self._sessions.forget([session])
             except StoreFailed as error:
-                _logger.debug("a session is left for others to clean up: %s", error)
+                _logger.debug("a session is forgotten later: %s", error)
+                self._left.append(session)
 
     # ---- the watcher's thread ----
 
@@ -238,3 +241,7 @@ class AuthServer:
         self._sessions.still_here(self._id, seen, wall)
         self._users.forget_tries(wall)
         self._logins.look_around()
+        left = list(self._left)
+        self._sessions.forget(left)
+        for _ in left:
+            self._left.popleft()
