@@ -48,6 +48,8 @@ from common.wire.login import (
     You,
 )
 
+MOST_MAIL = 10_000  # texts in one mailbox, ten times what a server keeps: a hostile one must not fill our memory
+
 
 class AuthClient:
     """One connection to the login server, and one account at most. Thread-safe once logged in.
@@ -161,10 +163,14 @@ class AuthClient:
             raise
 
     def mail(self) -> Iterator[tuple[Mail, ...]]:
-        """The mailbox, oldest first, page by page; nothing is deleted."""
-        after = 0
+        """The mailbox, oldest first, page by page; nothing is deleted. Raises `ServerLost` beyond `MOST_MAIL`."""
+        after = count = 0
         while True:
             page = self._connection.request(Inbox(after), MailList)
+            count += len(page.mail)
+            if count > MOST_MAIL:
+                self.close()
+                raise ServerLost(f"the login server has no end of mail: {MOST_MAIL:,} texts is the most")
             if page.mail:
                 yield page.mail
                 last = page.mail[-1].id

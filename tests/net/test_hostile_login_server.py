@@ -405,6 +405,20 @@ def test_a_page_that_does_not_go_on_ends_the_inbox(tmp_path: Path) -> None:
         assert len(list(auth.mail())) == 2
 
 
+def test_a_mailbox_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.roles.auth_client.MOST_MAIL", 3)
+
+    def script(peer: Peer) -> None:
+        peer.say(honest_login(peer))
+        while isinstance(inbox := peer.receive(), Inbox):
+            peer.say(MailList((Mail(inbox.after + 1, "bob", 0, "and on"),), True))
+
+    with serving(tmp_path, script) as hostile, AuthClient(direct, hostile.server, Pins(tmp_path)) as auth:
+        auth.log_in(NAME, PASSWORD)
+        with pytest.raises(ServerLost, match="no end of mail"):
+            list(auth.mail())
+
+
 def test_the_end_of_a_session_is_heard_and_is_what_the_next_request_says(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
         peer.say(honest_login(peer))
