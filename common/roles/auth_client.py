@@ -23,6 +23,7 @@ from common.roles.login_errors import FakeServer, LoginRefused, ServerLost
 from common.roles.login_pins import KeyChanged, Pins
 from common.wire.login import (
     MAX_IDS,
+    MAX_SESSION,
     SALT_SIZE,
     Challenge,
     Delete,
@@ -151,9 +152,14 @@ class AuthClient:
         return self._connection.request(WhoAmI(), You)
 
     def send(self, to: str, text: str) -> int:
-        """A text into a mailbox: its id there."""
-        if len(text.encode("utf-8", "surrogatepass")) > self._connection.welcome.max_text:
-            most = self._connection.welcome.max_text
+        """A text into a mailbox: its id there. Raises `Unusable`, or `LoginRefused`."""
+        to = check_name(to)
+        most = self._connection.welcome.max_text
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise Unusable("this text cannot be sent: it is no text in UTF-8") from None
+        if size > most:
             raise LoginRefused(ErrorCode.TOO_LONG, more=f": {most:,} bytes is the most")
         try:
             return self._connection.request(Send(to, text), Sent).id
@@ -188,7 +194,9 @@ class AuthClient:
         return self._connection.request(Sessions(), SessionList).sessions
 
     def log_out(self, session: str = "") -> None:
-        """Ends a session; empty: this one, and with it the connection's use."""
+        """Ends a session; empty: this one, and with it the connection's use. Raises `LoginRefused`."""
+        if len(session) > MAX_SESSION or not (session.isascii() and session.isprintable()):
+            raise LoginRefused(ErrorCode.NO_SUCH_SESSION)
         self._connection.request(LogOut(session), Ok)
 
     # ---- helpers
@@ -248,7 +256,7 @@ class AuthClient:
 
 
 class Unusable(OnionError):
-    """A name or a password that no account can have; the text says why."""
+    """A name or a password that no account can have, or a text that nobody can send; it says why."""
 
 
 def check_name(name: str) -> str:
