@@ -43,6 +43,7 @@ ANSWER_TIME = 30.0  # seconds for an answer: the server writes to a disk, the ne
 PING_EVERY = 60.0  # seconds; the server ends a connection that is silent for 180
 _CLOSE_TIME = 5.0  # seconds for the reader to notice
 
+_ENDED_EARLY = "the login server ended the session as soon as it had begun: log in again"
 _MOST_HELD = 16  # pushes between a proof and its answer: an honest server says one
 Connect = Callable[[str, int], socket.socket]  # as `Client.connect`: through the network, or plain
 Pushed = Callable[[NewMail | OnionError], None]
@@ -242,8 +243,8 @@ class LoginConnection:
                 (pushes if self._trusted else self._held).append(message)
                 if len(self._held) > _MOST_HELD:
                     raise Unexpected("pushed before the login")
-            elif isinstance(message, Ended) and self._trusted:
-                self._fail(LoginEnded(message.reason))
+            elif isinstance(message, Ended) and self._proving:  # why, is believed of a server that proved itself
+                self._fail(LoginEnded(message.reason) if self._trusted else ServerLost(_ENDED_EARLY))
                 return pushes
             elif not isinstance(message, Answer) or not self._slots:
                 raise Unexpected("an answer that was not asked for")

@@ -419,6 +419,16 @@ def test_a_mailbox_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.M
             list(auth.mail())
 
 
+def test_a_session_that_ends_as_soon_as_it_has_begun_is_no_fault_of_the_server(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.say(honest_login(peer), Ended(EndedReason.SHUTTING_DOWN))
+
+    with serving(tmp_path, script) as hostile, AuthClient(direct, hostile.server, Pins(tmp_path)) as auth:
+        with pytest.raises(OnionError, match=r"ended the session as soon as it had begun|shuts down"):
+            auth.log_in(NAME, PASSWORD)
+            auth.who_am_i()
+
+
 def test_the_end_of_a_session_is_heard_and_is_what_the_next_request_says(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
         peer.say(honest_login(peer))
