@@ -202,7 +202,7 @@ class LoginScreen:
         if isinstance(push, OnionError):
             text = str(push)
         else:
-            text = f"new mail from {shown.plain(push.newest)}, {push.unread} in all: inbox shows it"
+            text = f"new mail from {shown.one_line(push.newest)}, {push.unread} in all: inbox shows it"
             if not self._prompt:
                 self._notices.append(text)
         if not self._prompt:

@@ -39,6 +39,11 @@ def plain(text: str) -> str:
     return "".join(each if each in "\n\t" or each.isprintable() else "\ufffd" for each in text)
 
 
+def one_line(text: str) -> str:
+    """A name from others, on one line: what follows it on the screen is ours."""
+    return plain(text).replace("\n", "\ufffd").replace("\t", "\ufffd")
+
+
 def show_page(console: Console, page: "Page", most_lines: int | None = MOST_LINES) -> None:
     """Title, status, size, and the readable text."""
     if page.title:

@@ -373,11 +373,11 @@ def test_what_comes_from_others_does_not_drive_the_terminal(tmp_path: Path) -> N
     def script(peer: Peer) -> None:
         peer.say(honest_login(peer))
         peer.receive()
-        peer.say(MailList((Mail(7, "b\x1bob", 2**40, evil),), False))
+        peer.say(MailList((Mail(7, "b\x1bob\npassword of alice: ", 2**40, evil),), False))
         peer.receive()
         peer.say(Ok())
         peer.receive()
-        peer.say(You("al\x1bice", 0, "0" * 16))
+        peer.say(You("al\x1bice\nalice> ", 0, "0" * 16))
 
     shown = StringIO()
     with serving(tmp_path, script) as hostile, AuthClient(direct, hostile.server, Pins(tmp_path)) as auth:
@@ -391,6 +391,7 @@ def test_what_comes_from_others_does_not_drive_the_terminal(tmp_path: Path) -> N
     assert "hello" in text
     assert "[bold]" in text
     assert not {"\x1b", "\x07", "\r", "\x9b"} & set(text)
+    assert not [line for line in text.splitlines() if line.startswith(("password", "alice>"))], "a name is one line"
 
 
 def test_a_page_that_does_not_go_on_ends_the_inbox(tmp_path: Path) -> None:
