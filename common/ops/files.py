@@ -22,6 +22,11 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: a file that it makes is 0600. Who may read a file may also hold its lock."""
+    return os.open(path, flags, 0o600)
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Replaces the file, mode 0600: a reader, or a crash, finds the old or the new whole. Raises `ConfigError`."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # two writers never share one

@@ -9,7 +9,6 @@ lets this device's tries be counted apart from those of strangers.
 """
 
 import fcntl
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from common.directory.addresses import Address
 from common.errors import ConfigError, OnionError
-from common.ops.files import private_folder, read_private, write_private
+from common.ops.files import private, private_folder, read_private, write_private
 from common.ops.options import LoginServer
 
 MAX_DEVICES = 10_000  # lines that are kept, the newest: nobody has more accounts on one computer
@@ -89,15 +88,12 @@ class Pins:
     def _locked(self) -> Iterator[None]:
         private_folder(self._folder)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW
-            descriptor = os.open(self._folder / ".login.lock", flags, 0o600)  # who can read it can hold the lock
+            file = open(self._folder / ".login.lock", "wb", opener=private)  # noqa: SIM115
         except OSError as error:
             raise ConfigError(f"{self._folder}: cannot be written to: {error.strerror}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             yield
-        finally:
-            os.close(descriptor)
 
 
 def _account(key: bytes, name: str) -> str:
