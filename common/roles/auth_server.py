@@ -245,3 +245,4 @@ class AuthServer:
         self._sessions.forget(left)
         for _ in left:
             self._left.popleft()
+        self._database.tidy()

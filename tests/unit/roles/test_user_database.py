@@ -3,6 +3,7 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -153,3 +154,23 @@ def test_changes_of_this_process_and_of_another_are_seen(tmp_path: Path) -> None
     assert two.changes() == seen[-1]
     one.close()
     two.close()
+
+
+def test_tidying_waits_for_nobody_and_nobody_for_it(tmp_path: Path) -> None:
+    database = Database(tmp_path / "users.sqlite", patience=60.0)
+    with closing(sqlite3.connect(tmp_path / "users.sqlite", isolation_level=None)) as backup:
+        with database.lasting() as db:
+            db.execute(USER, ("a", "a"))
+        backup.execute("BEGIN")
+        assert backup.execute("SELECT COUNT(*) FROM users").fetchone() == (1,)
+        with database.lasting() as db:
+            db.execute(USER, ("b", "b"))
+        start = monotonic()
+        database.tidy()
+        assert monotonic() - start < 30.0, "it would wait for as long as its patience"
+        with database.lasting() as db:
+            db.execute(USER, ("c", "c"))
+        backup.execute("COMMIT")
+    database.tidy()
+    assert (tmp_path / "users.sqlite-wal").stat().st_size == 0
+    database.close()
