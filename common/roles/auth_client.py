@@ -53,7 +53,8 @@ MOST_MAIL = 10_000  # texts in one mailbox, ten times what a server keeps: a hos
 
 
 class AuthClient:
-    """One connection to the login server, and one account at most. Thread-safe once logged in.
+    """One connection to the login server, and one account at most. Thread-safe once logged in, but nothing
+    else may be asked while `change_password` or `delete` runs: before a proof the server takes only `ping`.
 
     `name` is who is logged in, as the server writes it; `unread` how many texts were stored then; `session` this
     session's id.
