@@ -11,12 +11,20 @@ from common.errors import ConfigError
 
 
 def private_folder(path: Path) -> Path:
-    """The folder, made 0700 if missing; one that is there keeps its mode. Raises `ConfigError`."""
+    """The folder, made 0700 if missing as its parents are; what is there keeps its mode. Raises `ConfigError`."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        missing = [each for each in (path, *path.parents) if not each.exists()]
+        for each in reversed(missing):  # `parents=True` would make them with the umask's mode
+            each.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(exist_ok=True)  # raises if it is no folder
     except OSError as error:
         raise ConfigError(f"{path}: cannot be used as a folder for state: {error.strerror}") from None
     return path
+
+
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: a file that it makes is 0600. Who may read a file may also hold its lock."""
+    return os.open(path, flags, 0o600)
 
 
 def write_private(path: Path, data: bytes) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 from common.errors import ConfigError, OnionError
 from common.net.deadline import Deadline
 from common.ops.config import PREFIX
-from common.ops.files import private_folder, read_private, write_private
+from common.ops.files import private, private_folder, read_private, write_private
 from common.ops.lifecycle import PID_FILE, READY_FILE
 from common.ops.options import GatewayPin, LoginServer, network_toml, to_toml
 
@@ -108,7 +108,7 @@ class Folder:
     def locked(self) -> Iterator[None]:
         """One launcher at a time changes the network; raises `OnionError` when another does."""
         private_folder(self.root)
-        with open(self.root / "lock", "wb") as file:
+        with open(self.root / "lock", "wb", opener=private) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -171,7 +171,7 @@ class Folder:
         command = [sys.executable, str(self._scripts / script_of(name)), "--config", str(self.config(name))]
         environment = {key: value for key, value in os.environ.items() if not key.startswith(PREFIX)}
         try:
-            with open(self.log(name), "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as log:
+            with open(self.log(name), "ab", opener=private) as log:
                 self._log_starts[name] = log.tell()
                 child = subprocess.Popen(
                     command,

@@ -6,6 +6,7 @@ Signals are read as bytes by a thread of their own (`signal.set_wakeup_fd`): a P
 of whatever the main thread does, where setting an event or taking a lock may wait for itself.
 """
 
+import errno
 import json
 import logging
 import os
@@ -30,7 +31,12 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def main(function: Callable[[], int | None]) -> NoReturn:
-    """Runs a program and exits: errors meant for people become one line on standard error and an exit code."""
+    """Runs a program and exits: errors meant for people become one line on standard error and an exit code.
+
+    A crash leaves no core file: keys and passwords would be in it.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     try:
         code = function() or 0
         sys.stdout.flush()
@@ -38,9 +44,13 @@ def main(function: Callable[[], int | None]) -> NoReturn:
         code = _say(error, USAGE)
     except OnionError as error:
         code = _say(error, FAILED)
-    except BrokenPipeError:  # who read our output has gone, as `head` does: that is no bug of ours
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
+        if error.errno == errno.ENOSPC:  # else who read our output has gone, as `head` does: no bug of ours
+            print("the output cannot be written: no space is left where it goes", file=sys.stderr)
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.exit(code)

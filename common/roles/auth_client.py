@@ -24,13 +24,14 @@ from common.crypto.scram import (
     salted_password,
 )
 from common.errors import AuthenticationFailed, Malformed, OnionError
+from common.login.names import normal_name
 from common.ops.options import LoginServer
 from common.roles.login_connection import Connect, LoginConnection, OtherKey
 from common.roles.login_errors import FakeServer, LoginRefused, ServerLost
 from common.roles.login_pins import KeyChanged, Pins
 from common.wire.login import (
     MAX_IDS,
-    MAX_NAME,
+    MAX_SESSION,
     SALT_SIZE,
     Challenge,
     Delete,
@@ -56,11 +57,15 @@ from common.wire.login import (
     You,
 )
 
+MOST_MAIL = 10_000  # texts in one mailbox, ten times what a server keeps: a hostile one must not fill our memory
+
 
 class AuthClient:
-    """One connection to the login server, and one account at most. Thread-safe once logged in.
+    """One connection to the login server, and one account at most. Thread-safe once logged in, but nothing
+    else may be asked while `change_password` or `delete` runs: before a proof the server takes only `ping`.
 
-    `name` is who is logged in, `unread` how many texts were stored then, `session` this session's id.
+    `name` is who is logged in, as the server writes it; `unread` how many texts were stored then; `session` this
+    session's id.
     """
 
     def __init__(
@@ -117,7 +122,7 @@ class AuthClient:
 
     def sign_up(self, name: str, password: str) -> None:
         """Makes an account; not logged in afterwards. Takes a second. Raises `LoginRefused`."""
-        check_name(name)
+        name = check_name(name)
         verifier = self._new_verifier(password)
         self._connection.request(SignUp(name, *_fields(verifier)), Ok)
         self._believe()
@@ -127,7 +132,7 @@ class AuthClient:
 
         Raises `LoginRefused` (wrong, slow down, ...), `FakeServer` when it does not know the account.
         """
-        check_name(name)
+        name = check_name(name)
         check_password(password)
         done, used = self._prove(name, password)
         self.name, self.unread, self.session = name, done.unread, done.session
@@ -147,7 +152,7 @@ class AuthClient:
         """Ends the account, its mailbox and all its sessions."""
         self._prove(self.name, password)
         self._connection.request(Delete(), Ok)
-        self._pins.keep_device(self.key, _device_name(self.name), b"")
+        self._pins.keep_device(self.key, self.name, b"")
 
     # ---- what can be asked
 
@@ -156,9 +161,14 @@ class AuthClient:
         return self._connection.request(WhoAmI(), You)
 
     def send(self, to: str, text: str) -> int:
-        """A text into a mailbox: its id there."""
-        if len(text.encode("utf-8", "surrogatepass")) > self._connection.welcome.max_text:
-            most = self._connection.welcome.max_text
+        """A text into a mailbox: its id there. Raises `Unusable`, or `LoginRefused`."""
+        to = check_name(to)
+        most = self._connection.welcome.max_text
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise Unusable("this text cannot be sent: it is no text in UTF-8") from None
+        if size > most:
             raise LoginRefused(ErrorCode.TOO_LONG, more=f": {most:,} bytes is the most")
         try:
             return self._connection.request(Send(to, text), Sent).id
@@ -168,10 +178,14 @@ class AuthClient:
             raise
 
     def mail(self) -> Iterator[tuple[Mail, ...]]:
-        """The mailbox, oldest first, page by page; nothing is deleted."""
-        after = 0
+        """The mailbox, oldest first, page by page; nothing is deleted. Raises `ServerLost` beyond `MOST_MAIL`."""
+        after = count = 0
         while True:
             page = self._connection.request(Inbox(after), MailList)
+            count += len(page.mail)
+            if count > MOST_MAIL:
+                self.close()
+                raise ServerLost(f"the login server has no end of mail: {MOST_MAIL:,} texts is the most")
             if page.mail:
                 yield page.mail
                 last = page.mail[-1].id
@@ -189,13 +203,15 @@ class AuthClient:
         return self._connection.request(Sessions(), SessionList).sessions
 
     def log_out(self, session: str = "") -> None:
-        """Ends a session; empty: this one, and with it the connection's use."""
+        """Ends a session; empty: this one, and with it the connection's use. Raises `LoginRefused`."""
+        if len(session) > MAX_SESSION or not (session.isascii() and session.isprintable()):
+            raise LoginRefused(ErrorCode.NO_SUCH_SESSION)
         self._connection.request(LogOut(session), Ok)
 
     # ---- helpers
 
     def _prove(self, name: str, password: str) -> tuple[Done, int]:
-        """The server's last word, and the iterations of the stored verifier.
+        """For a normal name: the server's last word, and the iterations of the stored verifier.
 
         On a slow or busy machine the challenge may be too old by the time the password is hashed: then another is
         asked for, and the hash is there already.
@@ -212,9 +228,9 @@ class AuthClient:
         self, name: str, password: str, salted: Callable[[bytes, bytes, int], bytes]
     ) -> tuple[Done, int]:
         scram = ScramClient(name, password, self._connection.binding, salted=salted)
-        device = self._pins.device(self.key, _device_name(name))
-        challenge = self._connection.request(Scram(scram.first(), device), Challenge)
+        device = self._pins.device(self.key, name)
         try:
+            challenge = self._connection.request(Scram(scram.first(), device), Challenge)
             proof = Proof(scram.final(challenge.data))
         except KeyboardInterrupt:  # the server waits for a proof and would take nothing else
             self.close()
@@ -231,7 +247,7 @@ class AuthClient:
         except AuthenticationFailed:
             self.close()
             raise FakeServer(name) from None
-        self._pins.keep_device(self.key, _device_name(name), done.device)
+        self._pins.keep_device(self.key, name, done.device)
         return done, scram.verifier.iterations
 
     def _explained(self, error: LoginRefused) -> LoginRefused:
@@ -264,17 +280,15 @@ class AuthClient:
 
 
 class Unusable(OnionError):
-    """A name or a password that no account can have; the text says why."""
+    """A name or a password that no account can have, or a text that nobody can send; it says why."""
 
 
-def check_name(name: str) -> None:
-    """Raises `Unusable`; the server knows more rules."""
+def check_name(name: str) -> str:
+    """The name in its normal form; raises `Unusable`, as the server would refuse it."""
     try:
-        prepared = saslprep(name)
+        return normal_name(name)
     except Malformed as error:
         raise Unusable(f"this name cannot be used: {error}") from None
-    if len(prepared) > MAX_NAME:
-        raise Unusable(f"this name cannot be used: it has {len(prepared)} characters, and {MAX_NAME} is the most")
 
 
 def check_password(password: str) -> None:
@@ -287,8 +301,3 @@ def check_password(password: str) -> None:
 
 def _fields(verifier: Verifier) -> tuple[bytes, int, bytes, bytes]:
     return verifier.salt, verifier.iterations, verifier.stored_key, verifier.server_key
-
-
-def _device_name(name: str) -> str:
-    """One token for all spellings of a name, as far as this side can tell."""
-    return saslprep(name).casefold()

@@ -44,12 +44,11 @@ class Logins:
         self._binding = binding
         self._iterations = iterations
         self._wall = wall
-        self._spread: list[tuple[int, int]] = []
         self.look_around()
 
     def look_around(self) -> None:
-        """Reads which iteration counts users have, for decoys; call it now and then, never for one name."""
-        self._spread = self._users.iterations() or [(self._iterations, 1)]
+        """Lets decoys follow users to higher iteration counts; call it now and then, never for one name."""
+        self._users.follow_users(self._iterations)
 
     def challenge(self, conversation: Conversation, message: login.Scram) -> login.Challenge:
         """The server-first-message."""
@@ -89,15 +88,10 @@ class Logins:
         return login.Done(final, session, device, unread, self._iterations)
 
     def _drawn(self, name: str) -> int:
-        """An iteration count that stays the same for a name, as often as it is among users."""
-        spread = self._spread
+        """An iteration count for a name, as often as it is among users; it may rise, and never falls."""
         tag = hmac.digest(self._users.secret, _SPREAD_LABEL + name.encode(), sha256)
-        at = int.from_bytes(tag[:8], "big") * sum(count for _, count in spread) >> 64
-        for iterations, count in spread:
-            at -= count
-            if at < 0:
-                return iterations
-        raise AssertionError("less than the sum of all counts is within one of them")
+        at = int.from_bytes(tag[:6], "big") / 2**48
+        return next(iterations for iterations, share in self._users.decoys() if at < share)
 
 
 def _normal(name: str) -> str:

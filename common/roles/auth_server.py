@@ -14,12 +14,12 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from hashlib import sha256
 from itertools import count
 from pathlib import Path
 
-from common.crypto.scram import MIN_ITERATIONS
+from common.crypto.scram import MIN_ITERATIONS, binding_of
 from common.directory.addresses import Address
 from common.errors import Closed
 from common.net.deadline import Deadline
@@ -77,7 +77,7 @@ class AuthServer:
                 self._users,
                 self._sessions,
                 server=self._id,
-                binding=binding_of(certificate),
+                binding=binding_of(ssl.PEM_cert_to_DER_cert(certificate.read_text("ascii"))),
                 iterations=iterations,
                 wall=wall,
             )
@@ -95,6 +95,7 @@ class AuthServer:
         self._stopping = threading.Event()
         self._newest_mail = 0
         self._not_found: list[str] = []  # sessions with mail that are in the database, and here in a moment
+        self._left: deque[str] = deque()  # sessions that have ended, and that the database could not forget
         self._watcher = threading.Thread(target=self._watch, name="login watcher", daemon=True)
 
     def _listening(self, listen: Address, context: ssl.SSLContext) -> Acceptor[AuthConnection]:
@@ -196,12 +197,13 @@ class AuthServer:
             try:
                 self._sessions.forget([session])
             except StoreFailed as error:
-                _logger.debug("a session is left for others to clean up: %s", error)
+                _logger.debug("a session is forgotten later: %s", error)
+                self._left.append(session)
 
     # ---- the watcher's thread ----
 
     def _watch(self) -> None:
-        seen, next_cleaning = -1, 0.0
+        seen, next_cleaning = -1, time.monotonic() + HOUSEKEEPING
         while not self._stopping.is_set():
             try:
                 changes = self._database.changes()
@@ -239,8 +241,8 @@ class AuthServer:
         self._sessions.still_here(self._id, seen, wall)
         self._users.forget_tries(wall)
         self._logins.look_around()
-
-
-def binding_of(certificate: Path) -> bytes:
-    """The channel binding tls-server-end-point (RFC 5929) of a certificate in PEM: the SHA-256 of its DER form."""
-    return sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text("ascii"))).digest()
+        left = list(self._left)
+        self._sessions.forget(left)
+        for _ in left:
+            self._left.popleft()
+        self._database.tidy()

@@ -70,7 +70,7 @@ class Conversation:
         you = self._auth.who_am_i()
         self._show(
             {"name": you.name, "since": you.since, "session": you.session},
-            f"{you.name}, here since {_when(you.since)}; this session is {you.session}",
+            f"{shown.one_line(you.name)}, here since {_when(you.since)}; this session is {you.session}",
         )
 
     def _send(self, words: list[str], rest: str) -> None:
@@ -89,7 +89,7 @@ class Conversation:
             pages += page
             if not self._as_json:
                 for mail in page:
-                    self._print(f"{mail.sender}, {_when(mail.at)}:\n{_indented(mail.text)}")
+                    self._print(f"{shown.one_line(mail.sender)}, {_when(mail.at)}:\n{_indented(mail.text)}")
         if self._as_json:
             self._show({"mail": [_as_dict(mail) for mail in pages]}, "")
         elif not pages:

@@ -10,10 +10,10 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Callable
-from hashlib import sha256
 from time import monotonic
 from typing import TypeVar
 
+from common.crypto.scram import binding_of
 from common.directory.addresses import Address
 from common.errors import AuthenticationFailed, Closed, OnionError, ProtocolError, Unexpected
 from common.net.deadline import Deadline
@@ -43,6 +43,7 @@ ANSWER_TIME = 30.0  # seconds for an answer: the server writes to a disk, the ne
 PING_EVERY = 60.0  # seconds; the server ends a connection that is silent for 180
 _CLOSE_TIME = 5.0  # seconds for the reader to notice
 
+_ENDED_EARLY = "the login server ended the session as soon as it had begun: log in again"
 _MOST_HELD = 16  # pushes between a proof and its answer: an honest server says one
 Connect = Callable[[str, int], socket.socket]  # as `Client.connect`: through the network, or plain
 Pushed = Callable[[NewMail | OnionError], None]
@@ -105,7 +106,7 @@ class LoginConnection:
             sock.close()
             raise
         try:
-            binding = sha256(tls.peer_certificate()).digest()
+            binding = binding_of(tls.peer_certificate())
             connection = cls(stream, tls.peer_identity(), binding, pushed)
             connection._start()
         except AuthenticationFailed:
@@ -202,6 +203,17 @@ class LoginConnection:
     # ---- the reader
 
     def _read(self) -> None:
+        try:
+            over = self._listen()
+            if self._trusted:
+                self._pushed(over)
+        except BaseException:  # `pushed` may raise, when what it shows on has gone: nobody is to wait for us
+            with self._changed:
+                self._fail(ServerLost("what the login server said could not be told: the connection is closed"))
+            raise
+
+    def _listen(self) -> OnionError:
+        """Until all is over: why it is."""
         ping_at = monotonic() + PING_EVERY
         while True:
             pushes: list[NewMail] = []
@@ -214,13 +226,11 @@ class LoginConnection:
             for push in pushes:
                 self._pushed(push)
             if over is not None:
-                break
+                return over
             if monotonic() >= ping_at:
                 self._keep_alive()
                 ping_at += PING_EVERY
             self._stream.wait_readable(Deadline(max(0.0, ping_at - monotonic())))
-        if self._trusted:
-            self._pushed(over)
 
     def _take(self) -> list[NewMail]:
         """Requires the lock. Gives answers to their slots; returns what was pushed."""
@@ -233,8 +243,8 @@ class LoginConnection:
                 (pushes if self._trusted else self._held).append(message)
                 if len(self._held) > _MOST_HELD:
                     raise Unexpected("pushed before the login")
-            elif isinstance(message, Ended) and self._trusted:
-                self._fail(LoginEnded(message.reason))
+            elif isinstance(message, Ended) and self._proving:  # why, is believed of a server that proved itself
+                self._fail(LoginEnded(message.reason) if self._trusted else ServerLost(_ENDED_EARLY))
                 return pushes
             elif not isinstance(message, Answer) or not self._slots:
                 raise Unexpected("an answer that was not asked for")

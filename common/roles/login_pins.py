@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.directory.addresses import Address
 from common.errors import ConfigError, OnionError
-from common.ops.files import private_folder, read_private, write_private
+from common.ops.files import private, private_folder, read_private, write_private
 from common.ops.options import LoginServer
 
 MAX_DEVICES = 10_000  # lines that are kept, the newest: nobody has more accounts on one computer
@@ -88,7 +88,7 @@ class Pins:
     def _locked(self) -> Iterator[None]:
         private_folder(self._folder)
         try:
-            file = open(self._folder / ".login.lock", "wb")  # noqa: SIM115
+            file = open(self._folder / ".login.lock", "wb", opener=private)  # noqa: SIM115
         except OSError as error:
             raise ConfigError(f"{self._folder}: cannot be written to: {error.strerror}") from None
         with file:

@@ -7,11 +7,11 @@ is kept nowhere.
 import secrets
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
 
 from rich.console import Console
 from rich.markup import escape
@@ -92,7 +92,7 @@ class LoginScreen:
         self._console = console
         self._errors = errors
         self._prompt = ""  # shown while a line is typed
-        self._notices: SimpleQueue[str] = SimpleQueue()  # what came while none was
+        self._notices: deque[str] = deque(maxlen=1)  # what came while none was: the last says how many there are
 
     def run(self, command: LoginCommand, ask: Ask, *, stay: bool = False) -> None:
         """Does what the command says, and asks for what it does not; with `stay` who signs up is logged in too.
@@ -103,7 +103,7 @@ class LoginScreen:
             raise ConfigError(NO_SERVER)
         stay = stay or command.action != SIGN_UP
         command = self._completed(command, ask)
-        check_name(command.user)
+        command = replace(command, user=check_name(command.user))
         passwords = self._passwords(command)
         signing_up = command.action == SIGN_UP
         password = passwords.new(command.user) if signing_up else passwords.current(command.user)
@@ -133,7 +133,7 @@ class LoginScreen:
     @contextmanager
     def _open(self, command: LoginCommand) -> Iterator[AuthClient]:
         assert self._server is not None
-        self._notices = SimpleQueue()
+        self._notices.clear()
         with self._errors.status(f"connecting to the login server {self._server.address}"):
             auth = AuthClient(
                 direct if command.direct else self._connect,
@@ -180,8 +180,8 @@ class LoginScreen:
         """A line and its answer; what goes wrong is said, and only what ends the session is raised."""
         try:
             self._prompt = prompt
-            while not self._notices.empty():
-                self._say(self._notices.get())
+            while self._notices:
+                self._say(self._notices.popleft())
             try:
                 line = ask(prompt)
             finally:
@@ -202,9 +202,9 @@ class LoginScreen:
         if isinstance(push, OnionError):
             text = str(push)
         else:
-            text = f"new mail from {shown.plain(push.newest)}, {push.unread} in all: inbox shows it"
+            text = f"new mail from {shown.one_line(push.newest)}, {push.unread} in all: inbox shows it"
             if not self._prompt:
-                self._notices.put(text)
+                self._notices.append(text)
         if not self._prompt:
             return  # a request is under way, which itself says how the session ended
         if not sys.stdin.isatty():

@@ -52,6 +52,7 @@ class SessionStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._doubted: set[tuple[str, float]] = set()  # servers whose last sign of life was too old, and that sign
 
     # ---- for a session; each raises `SessionOver`
 
@@ -173,13 +174,20 @@ class SessionStore:
             db.executemany("DELETE FROM sessions WHERE id = ?", [(each,) for each in sessions])
 
     def still_here(self, server: str, seen: Mapping[str, float], now: float) -> None:
-        """The server lives, and its sessions were last used at these times; sessions of lost servers go."""
+        """The server lives, and its sessions were last used at these times; sessions of lost servers go.
+
+        One caller at a time, whose calls are as far apart as those of other servers. Lost is whose sign of life is
+        of another time and has not changed since the last call: a clock that jumps ends nobody's session.
+        """
         with self._database.passing() as db:
             db.execute("INSERT OR REPLACE INTO servers VALUES (?, ?)", (server, now))
             rows = [(int(used), session) for session, used in seen.items()]
             db.executemany("UPDATE sessions SET seen = ? WHERE id = ? AND seen != ?1", rows)
-            db.execute("DELETE FROM servers WHERE seen < ?", (now - SERVER_LOST,))
+            doubted = set(db.execute("SELECT id, seen FROM servers WHERE abs(seen - ?) > ?", (now, SERVER_LOST)))
+            lost = [(each,) for each, _ in doubted & self._doubted]
+            db.executemany("DELETE FROM servers WHERE id = ?", lost)
             db.execute("DELETE FROM sessions WHERE server NOT IN (SELECT id FROM servers)")
+        self._doubted = doubted
 
     def gone(self, server: str) -> None:
         """The server ends, and so have its sessions."""

@@ -21,13 +21,27 @@ _NUMBERS = frozenset({"number", "streams", "bytes in", "bytes out", "stars", "ag
 
 
 def show_json(console: Console, value: Any) -> None:
-    """For other programs: one document, never wrapped or coloured."""
-    console.file.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """For other programs: one document, never wrapped or coloured.
+
+    Letters of all scripts stay readable. What would drive a terminal is escaped, beyond what JSON asks for.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    console.file.write("".join(map(_escaped, text)) + "\n")
+
+
+def _escaped(char: str) -> str:
+    """Behind `dumps` only strings have characters that cannot be printed, but for the ends of lines."""
+    return char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1]
 
 
 def plain(text: str) -> str:
     """Text of others without what would drive the terminal; lines and tabs stay."""
     return "".join(each if each in "\n\t" or each.isprintable() else "\ufffd" for each in text)
+
+
+def one_line(text: str) -> str:
+    """A name from others, on one line: what follows it on the screen is ours."""
+    return plain(text).replace("\n", "\ufffd").replace("\t", "\ufffd")
 
 
 def show_page(console: Console, page: "Page", most_lines: int | None = MOST_LINES) -> None:

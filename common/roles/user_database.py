@@ -7,7 +7,7 @@
 * Whatever SQLite refuses is a `StoreFailed`, and the transaction has not happened.
 * The schema's version is SQLite's user_version. An older file is brought up step by step, all steps in one
   transaction; a newer one is refused.
-* What is deleted is overwritten (secure_delete).
+* What is deleted is overwritten (secure_delete), and gone from the log at the next `tidy`.
 """
 
 import secrets
@@ -74,6 +74,10 @@ STEPS: tuple[str, ...] = (
     );
     CREATE INDEX mail_by_sender ON mail (sender, recipient);
     """,
+    """
+    CREATE TABLE decoys (iterations INTEGER PRIMARY KEY, share REAL NOT NULL);
+    INSERT INTO decoys SELECT DISTINCT iterations, 0 FROM users;
+    """,
 )
 
 
@@ -135,6 +139,16 @@ class Database:
         with self._mapped(self._watchers):
             (version,) = self._watching.execute("PRAGMA data_version").fetchone()
             return int(version)
+
+    def tidy(self) -> None:
+        """Empties the log into the file: what was deleted stands in it until then. Not now if anybody is in it."""
+        with self._mapped(self._watchers):
+            self._watching.execute("PRAGMA busy_timeout = 0")  # no writer waits for one who waits for readers
+            try:
+                self._watching.execute("PRAGMA schema_version").fetchall()  # who never read knows of no log
+                self._watching.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._watching.execute(f"PRAGMA busy_timeout = {self._patience * 1_000:.0f}")
 
     @contextmanager
     def _transaction(

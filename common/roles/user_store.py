@@ -94,12 +94,28 @@ class UserStore:
         number, *verifier = nobody if row is None else row
         return Account(int(number), Verifier(*verifier))
 
-    def iterations(self) -> list[tuple[int, int]]:
-        """Which iteration counts users have, lowest first, and how many users have each."""
+    def decoys(self) -> list[tuple[int, float]]:
+        """Iteration counts for names that nobody has, highest first, and the share of them that has each or more.
+
+        The last share is 1. Shares only rise, so the count of such a name only rises, as that of a user does.
+        """
         with self._database.reading() as db:
-            return db.execute(
-                "SELECT iterations, COUNT(*) FROM users GROUP BY iterations ORDER BY iterations"
-            ).fetchall()
+            return db.execute("SELECT iterations, share FROM decoys ORDER BY iterations DESC").fetchall()
+
+    def follow_users(self, iterations: int) -> None:
+        """Decoys have this count too, and are moved up as users were; call it now and then, never for one name.
+
+        A count that no server asked for, and only a stranger chose, is none of theirs.
+        """
+        with self._database.passing() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO decoys SELECT ?, NOT EXISTS (SELECT 1 FROM decoys)", (iterations,)
+            )
+            db.execute(
+                "UPDATE decoys SET share = max(share, (SELECT COUNT(*) FROM users"
+                " WHERE users.iterations >= decoys.iterations) * 1.0 / (SELECT COUNT(*) FROM users))"
+                " WHERE EXISTS (SELECT 1 FROM users)"
+            )
 
     # ---- tries ----
 

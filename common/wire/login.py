@@ -31,7 +31,6 @@ MAX_FRAME = 65_536  # bytes of a frame's body: the largest text takes 24,600 if 
 MAX_TEXT = 4_096  # bytes of a text in UTF-8: a page of writing; files go elsewhere
 FRESH = 60  # seconds for which a proof on a connection allows `rekey` and `delete`
 
-MAX_NAME = 64  # characters of a name in its normal form
 MAX_RAW_NAME = 1_024  # characters of a name as it was typed: room for letters and marks that become one
 MAX_SCRAM = 2_048  # bytes of a SCRAM message: the longest name, escaped, and two nonces are 1,000
 SALT_SIZE = 16  # bytes; of one size, or the salt of a name that nobody has could be told from others

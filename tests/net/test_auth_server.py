@@ -1,6 +1,7 @@
 """The login server over real sockets: what each request does, for its own user and for nobody else."""
 
 import contextlib
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from common.roles.auth_server import AuthServer
 from common.wire import login
 from common.wire.login import EndedReason, ErrorCode
 from common.wire.login_codec import encode
+from tests.net.in_process import wait_until
 from tests.net.login_peer import (
     ITERATIONS,
     PASSWORD,
@@ -55,6 +57,25 @@ def test_sign_up_log_in_and_talk(server: AuthServer) -> None:
         assert peer.is_over()
     with greeted(server) as again:
         assert again.log_in("ALICE").session != done.session
+
+
+def test_sessions_that_ended_while_the_disk_refused_are_forgotten_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.roles.auth_server.HOUSEKEEPING", 0.1)
+    refusing = "CREATE TRIGGER full BEFORE DELETE ON sessions BEGIN SELECT RAISE(ABORT, 'no'); END"
+    with (
+        serving(tmp_path) as server,
+        contextlib.closing(sqlite3.connect(tmp_path / "users.sqlite", isolation_level=None)) as db,
+        member(server, "alice") as alice,
+    ):
+        db.execute(refusing)
+        with greeted(server) as other:
+            other.log_in("alice")
+        wait_until(lambda: server._left)
+        assert len(alice.ask(login.Sessions(), login.SessionList).sessions) == 2
+        db.execute("DROP TRIGGER full")
+        wait_until(lambda: len(alice.ask(login.Sessions(), login.SessionList).sessions) == 1)
 
 
 def test_the_welcome_tells_the_limits(server: AuthServer) -> None:

@@ -1,6 +1,8 @@
 """A login server that lies: the client says no more than it must, believes nothing, and tells its user a sentence."""
 
 import base64
+import os
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -12,12 +14,13 @@ from rich.console import Console
 
 from common.crypto.scram import ClientFirst, ScramServer, Verifier, make_verifier
 from common.errors import Closed, OnionError
+from common.ops.login_words import LoginCommand
 from common.roles import login_connection
 from common.roles.auth_client import AuthClient, Unusable
 from common.roles.conversation import Conversation
 from common.roles.login_errors import FakeServer, LoginEnded, LoginRefused, ServerLost
 from common.roles.login_pins import KeyChanged, Pins
-from common.roles.login_screen import direct
+from common.roles.login_screen import LoginScreen, direct
 from common.roles.passwords import TypedPasswords
 from common.wire.login import (
     Challenge,
@@ -324,11 +327,12 @@ def test_every_code_and_every_end_has_its_sentence() -> None:
     assert [text for text in texts if "wait 2 seconds" in text] == [str(LoginRefused(ErrorCode.SLOW_DOWN, 2))]
 
 
-@pytest.mark.parametrize("name", ["", "\0", "a" * 65, "a" * 2_000, "a\nb"])
+@pytest.mark.parametrize("name", ["", "\0", "a" * 65, "a" * 2_000, "a\nb", "al ice", "\u0430lice", "alice.", "[/red]"])
 def test_names_that_nobody_can_have_are_not_sent(tmp_path: Path, name: str) -> None:
     with serving(tmp_path, Peer.greet) as hostile, AuthClient(direct, hostile.server, Pins(tmp_path)) as auth:
-        with pytest.raises(Unusable, match="this name cannot be used"):
-            auth.log_in(name, PASSWORD)
+        for use in (auth.log_in, auth.sign_up):
+            with pytest.raises(Unusable, match="this name cannot be used"):
+                use(name, PASSWORD)
     assert [type(message) for message in hostile.heard()] == [Hello]
 
 
@@ -368,11 +372,11 @@ def test_what_comes_from_others_does_not_drive_the_terminal(tmp_path: Path) -> N
     def script(peer: Peer) -> None:
         peer.say(honest_login(peer))
         peer.receive()
-        peer.say(MailList((Mail(7, "b\x1bob", 2**40, evil),), False))
+        peer.say(MailList((Mail(7, "b\x1bob\npassword of alice: ", 2**40, evil),), False))
         peer.receive()
         peer.say(Ok())
         peer.receive()
-        peer.say(You("al\x1bice", 0, "0" * 16))
+        peer.say(You("al\x1bice\nalice> ", 0, "0" * 16))
 
     shown = StringIO()
     with serving(tmp_path, script) as hostile, AuthClient(direct, hostile.server, Pins(tmp_path)) as auth:
@@ -386,6 +390,7 @@ def test_what_comes_from_others_does_not_drive_the_terminal(tmp_path: Path) -> N
     assert "hello" in text
     assert "[bold]" in text
     assert not {"\x1b", "\x07", "\r", "\x9b"} & set(text)
+    assert not [line for line in text.splitlines() if line.startswith(("password", "alice>"))], "a name is one line"
 
 
 def test_a_page_that_does_not_go_on_ends_the_inbox(tmp_path: Path) -> None:
@@ -398,6 +403,30 @@ def test_a_page_that_does_not_go_on_ends_the_inbox(tmp_path: Path) -> None:
     with serving(tmp_path, script) as hostile, AuthClient(direct, hostile.server, Pins(tmp_path)) as auth:
         auth.log_in(NAME, PASSWORD)
         assert len(list(auth.mail())) == 2
+
+
+def test_a_mailbox_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.roles.auth_client.MOST_MAIL", 3)
+
+    def script(peer: Peer) -> None:
+        peer.say(honest_login(peer))
+        while isinstance(inbox := peer.receive(), Inbox):
+            peer.say(MailList((Mail(inbox.after + 1, "bob", 0, "and on"),), True))
+
+    with serving(tmp_path, script) as hostile, AuthClient(direct, hostile.server, Pins(tmp_path)) as auth:
+        auth.log_in(NAME, PASSWORD)
+        with pytest.raises(ServerLost, match="no end of mail"):
+            list(auth.mail())
+
+
+def test_a_session_that_ends_as_soon_as_it_has_begun_is_no_fault_of_the_server(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.say(honest_login(peer), Ended(EndedReason.SHUTTING_DOWN))
+
+    with serving(tmp_path, script) as hostile, AuthClient(direct, hostile.server, Pins(tmp_path)) as auth:
+        with pytest.raises(OnionError, match=r"ended the session as soon as it had begun|shuts down"):
+            auth.log_in(NAME, PASSWORD)
+            auth.who_am_i()
 
 
 def test_the_end_of_a_session_is_heard_and_is_what_the_next_request_says(tmp_path: Path) -> None:
@@ -438,6 +467,61 @@ def test_a_server_that_falls_silent_is_noticed(tmp_path: Path, monkeypatch: pyte
             assert lost.wait(PATIENCE)
             with pytest.raises(ServerLost, match="does not answer any more"):
                 auth.who_am_i()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_reader_whose_notices_cannot_be_shown(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.say(honest_login(peer))
+        peer.receive()
+        peer.say(NewMail(1, "bob"))
+
+    def gone(_push: object) -> None:
+        raise BrokenPipeError
+
+    with serving(tmp_path, script) as hostile:
+        with AuthClient(direct, hostile.server, Pins(tmp_path), pushed=gone) as auth:
+            auth.log_in(NAME, PASSWORD)
+            with pytest.raises(ServerLost, match="could not be told"):
+                auth.who_am_i()
+
+
+def test_a_flood_of_notices_is_one_notice(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.say(honest_login(peer))
+        peer.receive()
+        peer.say(*(NewMail(number, "bob") for number in range(1, 501)), You(NAME, 0, "0" * 16))
+
+    lines = iter(["whoami", "quit"])
+    told = StringIO()
+    reading, writing = os.pipe()
+    os.write(writing, PASSWORD.encode() + b"\n")
+    os.close(writing)
+    with serving(tmp_path, script) as hostile, open(reading, "rb"):
+        screen = LoginScreen(direct, hostile.server, tmp_path / "client", Console(file=StringIO()), Console(file=told))
+        screen.run(LoginCommand("login", NAME, reading), lambda _question: next(lines))
+    assert [line for line in told.getvalue().splitlines() if "new mail" in line] == [
+        "new mail from bob, 500 in all: inbox shows it"
+    ]
+
+
+def test_ctrl_c_before_the_challenge_leaves_no_half_login_behind(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.say(honest_login(peer))
+        assert isinstance(peer.receive(), Scram)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with serving(tmp_path, script) as hostile, AuthClient(direct, hostile.server, Pins(tmp_path)) as auth:
+            auth.log_in(NAME, PASSWORD)
+            with pytest.raises(KeyboardInterrupt):
+                auth.delete(PASSWORD)
+            with pytest.raises(ServerLost, match=r"is closed|was given up"):  # as the reader or we saw it first
+                auth.who_am_i()
+        assert [type(message) for message in hostile.heard()] == [Hello, Scram, Proof, Scram]
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_keep_alives_are_answered_and_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

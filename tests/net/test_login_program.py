@@ -246,6 +246,35 @@ def test_the_login_client_speaks_the_same_words_without_the_network(server: Auth
     assert again.stdout.startswith("alice, here since")
 
 
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+@pytest.mark.parametrize("output", ["full", "gone"])
+def test_mail_that_could_not_be_shown_is_not_deleted(
+    server: AuthServer, tmp_path: Path, output: str, as_json: list[str]
+) -> None:
+    with client_of(server, tmp_path) as auth:
+        auth.sign_up("alice", PASSWORD)
+        auth.log_in("alice", PASSWORD)
+        auth.send("alice", "hello")
+    if output == "full":
+        stdout = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, stdout = os.pipe()
+        os.close(reading)
+    known = ["--login", str(server.address), "--state", str(tmp_path), "--direct", "--password-fd", "0"]
+    try:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "auth_client.py"), *known, "login", "alice", "--command", "inbox", *as_json],
+            input=PASSWORD, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, env=QUIET, cwd="/",
+        )  # fmt: skip
+    finally:
+        os.close(stdout)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    with client_of(server, tmp_path) as auth:
+        auth.log_in("alice", PASSWORD)
+        assert [mail.text for page in auth.mail() for mail in page] == ["hello"]
+
+
 def test_a_changed_key_is_refused_and_how_to_accept_it_works(
     options: list[str], server: AuthServer, tmp_path: Path
 ) -> None:
@@ -270,7 +299,7 @@ def test_a_changed_key_is_refused_and_how_to_accept_it_works(
         (["login", "alice", "--password", "hunter2"], 2, "--password: unknown option"),
         (["login", "a\tb", "--password-fd", "0"], 1, "this name cannot be used"),
         (["login", "alice", "--password-fd", "77"], 2, "77 cannot be read"),
-        (["login", "[/red]", "--password-fd", "0"], 1, "somebody may stand between"),
+        (["login", "[/red]", "--password-fd", "0"], 1, "a name has letters, digits, and . _ - only"),
         ([], 1, "there is nobody to ask: say signup NAME or login NAME"),
         (["login", "alice"], 2, "there is no terminal to ask for the password: give --password-fd FD"),
         (["login", "alice", "--password-fd", "0", "--login", "127.0.0.1:1"], 1, "refuses connections"),

@@ -289,25 +289,43 @@ def test_unknown_and_known_users_get_answers_of_the_same_form_by_the_same_path(
     assert {"find", "decoy_verifier", "admit", "finish"} <= set(its_calls)
 
 
-def test_a_name_that_nobody_has_keeps_its_salt_and_its_iterations(tmp_path: Path) -> None:
-    def asked(server: AuthServer, name: str) -> tuple[bytes, bytes]:
+def asked(server: AuthServer, name: str) -> tuple[bytes, int]:
+    """The salt and the iterations that anybody is told."""
+    with greeted(server) as peer:
+        challenge = peer.ask(login.Scram(peer.scram(name).first()), login.Challenge).data
+    _, salt, iterations = challenge.split(b",")
+    return salt, int(iterations.removeprefix(b"i="))
+
+
+def test_a_name_that_nobody_has_keeps_its_salt_and_its_iterations_rise_as_those_of_users(tmp_path: Path) -> None:
+    names = [f"nobody{number}" for number in range(20)]
+
+    def sign_up(server: AuthServer, *users: tuple[str, int]) -> None:
         with greeted(server) as peer:
-            challenge = peer.ask(login.Scram(peer.scram(name).first()), login.Challenge).data
-        _, salt, iterations = challenge.split(b",")
-        return salt, iterations
+            for name, iterations in users:
+                peer.iterations = iterations
+                peer.sign_up(name)
+        server._logins.look_around()
 
     with serving(tmp_path) as server:
-        with greeted(server) as peer:
-            peer.sign_up("old")
-            peer.iterations = 2 * ITERATIONS
-            peer.sign_up("new")
-        server._logins.look_around()
-        names = [f"nobody{number}" for number in range(40)]
-        first = [asked(server, name) for name in names]
-        assert {iterations for _, iterations in first} == {b"i=100", b"i=200"}
-        assert len({salt for salt, _ in first}) == len(names)
-    with serving(tmp_path) as server:
-        assert [asked(server, name) for name in names] == first
+        sign_up(server, ("one", ITERATIONS), ("two", ITERATIONS))
+        seen = [[asked(server, name) for name in names]]
+    with serving(tmp_path, iterations=2 * ITERATIONS) as server:
+        seen.append([asked(server, name) for name in names])
+        assert seen[1] == seen[0], "not at once: no user has logged in yet"
+        sign_up(server, ("new", 2 * ITERATIONS), ("other", 2 * ITERATIONS))
+        seen.append([asked(server, name) for name in names])
+        assert {iterations for _, iterations in seen[2]} == {ITERATIONS, 2 * ITERATIONS}
+        sign_up(server, ("odd", 7 * ITERATIONS), ("low", ITERATIONS), ("lower", ITERATIONS), ("lowest", ITERATIONS))
+        seen.append([asked(server, name) for name in names])
+    with serving(tmp_path, iterations=2 * ITERATIONS) as server:
+        seen.append([asked(server, name) for name in names])
+    for history in zip(*seen, strict=True):
+        assert len({salt for salt, _ in history}) == 1
+        counts = [iterations for _, iterations in history]
+        assert counts == sorted(counts), "the count of a user never falls"
+        assert counts[2:] == [counts[2]] * 3, "counts that the server never asked for do not move it"
+    assert len({salt for salt, _ in seen[0]}) == len(names)
 
 
 def test_tries_are_few_and_then_slow_for_known_and_unknown_names(tmp_path: Path) -> None:

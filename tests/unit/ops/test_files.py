@@ -1,5 +1,6 @@
 """Private files: replaced as a whole, for their owner only; a disk that refuses is a sentence."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -19,6 +20,15 @@ def test_files_and_folders_are_for_their_owner_only(tmp_path: Path) -> None:
     assert mode(folder) == 0o700
     assert mode(folder / "key") == 0o600
     assert read_private(folder / "key") == b"one"
+
+
+def test_a_folder_made_on_the_way_is_for_its_owner_only(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        private_folder(tmp_path / "state" / "more" / "keys")
+    finally:
+        os.umask(before)
+    assert [mode(tmp_path / each) for each in ("state", "state/more", "state/more/keys")] == [0o700] * 3
 
 
 def test_writing_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:

@@ -298,6 +298,8 @@ def test_daemons_have_a_session_of_their_own(network: Network) -> None:
 
 
 def test_another_launcher_at_work_is_said(network: Network) -> None:
+    with network.folder.locked():
+        assert (network.state / "lock").stat().st_mode & 0o777 == 0o600, "who can read it can hold it"
     with network.folder.locked(), pytest.raises(OnionError, match="another launcher is at work"):
         network.launcher.start(1, FREE)
 

@@ -124,6 +124,16 @@ def test_ready_says_who_is_where_and_is_removed(tmp_path: Path) -> None:
     assert list((tmp_path / "state").iterdir()) == []
 
 
+def test_a_crash_leaves_no_core_file_with_secrets() -> None:
+    code = (
+        "import resource as r; from common.ops.lifecycle import main\n"
+        "hard = r.getrlimit(r.RLIMIT_CORE)[1]; r.setrlimit(r.RLIMIT_CORE, (hard, hard))\n"
+        "main(lambda: print(r.getrlimit(r.RLIMIT_CORE)[0]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+
+
 def test_the_file_limit_is_what_the_system_allows() -> None:
     code = "import resource; from common.ops.lifecycle import raise_file_limit as r; print(r(), *resource.getrlimit(7))"
     out = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60).stdout

@@ -32,8 +32,9 @@ def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
     pins = Pins(tmp_path / "client")
     pins.remember(LoginServer(ADDRESS, KEY))
     pins.keep_device(KEY, "alice", b"token")
-    for path in (pins.servers, pins.devices):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    files = list((tmp_path / "client").iterdir())
+    assert {pins.servers, pins.devices} < set(files)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}, "who can read a lock can hold it"
     assert stat.S_IMODE((tmp_path / "client").stat().st_mode) == 0o700
 
 

@@ -3,11 +3,13 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
 from common.errors import ConfigError
 from common.roles.user_database import STEPS, Database, StoreFailed
+from common.roles.user_store import UserStore
 
 NEXT = (*STEPS, "ALTER TABLE users ADD COLUMN colour TEXT NOT NULL DEFAULT 'blue'")
 USER = "INSERT INTO users (name, skeleton, salt, iterations, stored_key, server_key, since) VALUES (?, ?, x'', 1, x'', x'', 0)"
@@ -32,6 +34,18 @@ def test_an_older_file_is_brought_up_with_its_users(tmp_path: Path) -> None:
     assert version_of(path) == len(NEXT)
     with pytest.raises(ConfigError, match=r"users\.sqlite: was written by a newer login server"):
         Database(path)
+
+
+def test_decoys_of_an_older_file_have_the_counts_of_its_users(tmp_path: Path) -> None:
+    database = Database(tmp_path / "users.sqlite", STEPS[:1])
+    with database.lasting() as db:
+        db.execute(USER, ("a", "a"))
+    database.close()
+    database = Database(tmp_path / "users.sqlite")
+    users = UserStore(database)
+    users.follow_users(5)
+    assert users.decoys() == [(5, 0.0), (1, 1.0)]
+    database.close()
 
 
 def test_a_step_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -140,3 +154,23 @@ def test_changes_of_this_process_and_of_another_are_seen(tmp_path: Path) -> None
     assert two.changes() == seen[-1]
     one.close()
     two.close()
+
+
+def test_tidying_waits_for_nobody_and_nobody_for_it(tmp_path: Path) -> None:
+    database = Database(tmp_path / "users.sqlite", patience=60.0)
+    with closing(sqlite3.connect(tmp_path / "users.sqlite", isolation_level=None)) as backup:
+        with database.lasting() as db:
+            db.execute(USER, ("a", "a"))
+        backup.execute("BEGIN")
+        assert backup.execute("SELECT COUNT(*) FROM users").fetchone() == (1,)
+        with database.lasting() as db:
+            db.execute(USER, ("b", "b"))
+        start = monotonic()
+        database.tidy()
+        assert monotonic() - start < 30.0, "it would wait for as long as its patience"
+        with database.lasting() as db:
+            db.execute(USER, ("c", "c"))
+        backup.execute("COMMIT")
+    database.tidy()
+    assert (tmp_path / "users.sqlite-wal").stat().st_size == 0
+    database.close()

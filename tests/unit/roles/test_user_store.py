@@ -67,7 +67,22 @@ def test_a_name_and_a_skeleton_are_taken_once_and_there_is_an_end(database: Data
     users.sign_up("bob", "bob", OTHER, 5.0)
     with pytest.raises(NoRoom):
         users.sign_up("carol", "carol", OTHER, 5.0)
-    assert users.iterations() == [(101, 1), (102, 1)]
+
+
+def test_decoys_follow_users_upwards_only_and_to_counts_of_the_server_only(users: UserStore) -> None:
+    users.follow_users(101)
+    assert users.decoys() == [(101, 1.0)]
+    users.sign_up("alice", "alice", ONE, 5.0)
+    users.follow_users(102)
+    assert users.decoys() == [(102, 0.0), (101, 1.0)]
+    users.sign_up("bob", "bob", OTHER, 5.0)
+    users.sign_up("odd", "odd", decoy_verifier(b"s" * 32, "odd", 1_000), 5.0)
+    users.follow_users(102)
+    assert users.decoys() == [(102, 2 / 3), (101, 1.0)]
+    for name in ("carol", "dave"):
+        users.sign_up(name, name, ONE, 5.0)
+    users.follow_users(102)
+    assert users.decoys() == [(102, 2 / 3), (101, 1.0)]
 
 
 def test_a_device_is_known_by_its_token_and_only_for_its_user(users: UserStore, sessions: SessionStore) -> None:
@@ -148,10 +163,34 @@ def test_sessions_of_a_server_that_died_are_over(users: UserStore, sessions: Ses
     mine, lost = log_in(users, now=1.0).session, log_in(users, now=1.0, server="dead").session
     sessions.still_here("here", {}, SERVER_LOST)
     assert {each.id for each in sessions.sessions(mine)} == {mine, lost}
-    sessions.still_here("here", {}, SERVER_LOST + 1)
+    for later in (1, 2):
+        assert {each.id for each in sessions.sessions(mine)} == {mine, lost}
+        sessions.still_here("here", {}, SERVER_LOST + later)
     assert {each.id for each in sessions.sessions(mine)} == {mine}
     with pytest.raises(SessionOver):
         sessions.inbox(lost, 0)
+
+
+@pytest.mark.parametrize("jump", [1e8, -1e8])
+def test_a_clock_that_jumps_ends_no_session_of_another_server(
+    users: UserStore, sessions: SessionStore, jump: float
+) -> None:
+    there = SessionStore(users._database)
+    there.still_here("there", {}, 2e8)
+    other = log_in(users, now=2e8, server="there").session
+    for now in (2e8 + jump, 2e8 + jump + 10):
+        sessions.still_here("here", {}, now)
+        there.still_here("there", {}, now + 1)
+    assert there.who(other)[0] == "alice"
+
+
+def test_a_server_that_died_while_the_clock_was_ahead_is_lost_too(users: UserStore, sessions: SessionStore) -> None:
+    sessions.still_here("dead", {}, 1e9)
+    lost = log_in(users, server="dead").session
+    for now in (10.0, 20.0):
+        sessions.still_here("here", {}, now)
+    with pytest.raises(SessionOver):
+        sessions.who(lost)
 
 
 def test_a_server_that_ends_takes_its_sessions_along(
@@ -203,6 +242,7 @@ def test_what_is_deleted_is_not_left_in_the_file(tmp_path: Path) -> None:
     session = log_in(users).session
     ids = [sessions.send(session, "alice", f"needle {number}", 10.0) for number in range(20)]
     sessions.read(session, ids[5:])
+    database.tidy()
+    data = b"".join(path.read_bytes() for path in tmp_path.iterdir())  # of a server that runs, the log too
     database.close()
-    data = (tmp_path / "users.sqlite").read_bytes()
     assert [b"needle %d" % number in data for number in (0, 4, 7, 12, 19)] == [True, True, False, False, False]
