@@ -28,18 +28,29 @@ MIN_STEP = 12 * 2**10  # bytes from mark to mark, at least: a nearly full cell; 
 QUEUE_SIZE = 16 * 2**10  # bytes of queue that a circuit with a window of 256 KiB keeps; it grows as its root
 QUEUE_TIME = 0.015  # seconds of queue that all together may keep, at least,
 QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger on long paths; but never more than
-MOST_QUEUE_TIME = 0.050
+MOST_QUEUE_TIME = 0.060
 MEMORY = 4  # rounds of which the least round trip counts
 SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
 FREE_ROUNDS = 3  # more rounds at the limit with less than the allowed queue than with more: it is young again
 YOUNG_GROWTH = 1.25  # a round, after slow start and until a queue has stood: what ended it may have been no queue
 BASE_AGE = 10.0  # seconds
+FIRST_LOOK = 0.7  # seconds
+JUMP = 8  # times the window that a round of slow start may become, when the rate is seen to be so high
+OVERSHOOT = 1.25  # times that rate's window up to which slow start goes on
+JUMP_TIME = 0.002  # seconds of receipts, and
+JUMP_BYTES = 49_152  # bytes answered by them, before they tell a rate
 STALE = 3  # measurements in a row that still met a queue: after that the base goes half of the way to them
 DRAINED = 0.5  # of what the path holds without a queue is on its way while the base is measured
 LARGE = 512 * 2**10  # bytes: in a smaller window each full cell is marked, or what a receipt lets go would queue
 _STEPS = 16  # marks in a larger window
 _LATEST = 8  # round trips of which the least tells slow start about a queue: more than half a round's
 _TICK = 1e-5  # seconds: no round trip is shorter, whatever a coarse clock says
+MODE = 1
+PART = 2
+START_PART = 16
+MARK_TIME = 0.030
+QUEUE_WORK = 8000.0
+LEAST_QUEUE = 0.005
 _NEVER = float("inf")
 
 
@@ -49,17 +60,19 @@ class CongestionWindow:
     __slots__ = (
         "_base",
         "_ceiling",
+        "_first",
         "_free_rounds",
+        "_jump_limit",
         "_latest",
         "_least",
         "_limited",
-        "_measured",
         "_probing",
         "_put_by",
         "_recent",
         "_round_end",
         "_stale",
         "_starting",
+        "_told",
         "_unconfirmed",
         "_was_limited",
         "_young",
@@ -71,15 +84,19 @@ class CongestionWindow:
         self.window = INITIAL
         self._ceiling = ceiling
         self._base = _NEVER  # seconds
-        self._unconfirmed = 0.0  # seconds of sending since a round trip was as short
+        # Seconds of sending since a round trip was as short. The first look at the base comes early, yet not at
+        # once: it takes two round trips, and many transfers are over by then.
+        self._unconfirmed = BASE_AGE - FIRST_LOOK
         self._latest: list[float] = []  # round trips
         self._least = _NEVER  # round trip of this round
         self._recent: list[float] = []  # the least round trips of the last rounds
         self._round_end = 0
         self._limited = self._was_limited = False  # the window held something back, in this round and the last
         self._starting = True
+        self._first: tuple[float, int] | None = None  # receipt of a round: when, and bytes answered by then
+        self._jump_limit = JUMP * INITIAL
+        self._told = _NEVER  # the window that the rate of this round asks for
         self._young = True  # no queue has stood for some rounds since the last slow start
-        self._measured = False  # the base, since slow start filled the path
         self._stale = 0
         self._free_rounds = 0
         self._probing = 0  # rounds to go
@@ -88,30 +105,43 @@ class CongestionWindow:
     @property
     def step(self) -> int:
         """Bytes after which the sender asks for a receipt."""
-        return self.window // _STEPS if self.window > LARGE else MIN_STEP
+        if self._starting or not self._latest:
+            return max(MIN_STEP, self.window // START_PART)
+        return max(MIN_STEP, min(self.window // PART, int(self.window * MARK_TIME / min(self._latest))))
 
     def refused(self) -> None:
         """There was more to send than the window allowed."""
         self._limited = True
 
-    def measured(self, round_trip: float, newly: int, answered: int, sent: int) -> None:
-        """A receipt came `round_trip` seconds after its cell was sent; `newly` bytes are answered by it.
+    def measured(self, now: float, round_trip: float, newly: int, answered: int, sent: int) -> None:
+        """A receipt came at `now`, `round_trip` seconds after its cell was sent; `newly` bytes are answered by it.
 
         `answered` and `sent` are totals since the start.
         """
         round_trip = max(round_trip, _TICK)
+        if 2 * (sent - answered) >= self.window:
+            self._limited = True
         if round_trip <= self._base:
-            self._base, self._unconfirmed = round_trip, 0.0
+            if self._base != _NEVER:
+                self._unconfirmed = 0.0
+            self._base = round_trip
         self._least = min(self._least, round_trip)
         self._latest = [*self._latest[1 - _LATEST :], round_trip]
         if self._starting:
             self._start(newly)
+            self._jump(now, answered)
         if answered >= self._round_end:
             self._end_round()
             self._round_end = sent
+            self._first = None
+            self._jump_limit = JUMP * self.window
 
     @property
     def _allowed(self) -> float:
+        if MODE == 1:
+            return min(max(QUEUE_WORK / self.window, LEAST_QUEUE, self._base * QUEUE_SHARE), MOST_QUEUE_TIME)
+        if MODE == 2:
+            return min(max(QUEUE_WORK / sqrt(self.window), LEAST_QUEUE, self._base * QUEUE_SHARE), MOST_QUEUE_TIME)
         return max(QUEUE_TIME, min(self._base * QUEUE_SHARE, MOST_QUEUE_TIME))
 
     def _start(self, newly: int) -> None:
@@ -120,12 +150,19 @@ class CongestionWindow:
         if least - self._base > 2 * self._allowed:
             self._starting = False
             self._recent = [least]
-            if self._measured:
-                self._set(self._aim(least))
-            else:
-                self._drain()
+            self._set(self._aim(least))
         elif self._limited or self._was_limited:
-            self._set(self.window + newly)
+            self._set(min(self.window + newly, max(self.window, OVERSHOOT * self._told)))
+
+    def _jump(self, now: float, answered: int) -> None:
+        """Slow start need not double blindly: what comes back in a row tells the rate of the slowest link."""
+        if self._first is None:
+            self._first = now, answered
+            return
+        since, count = now - self._first[0], answered - self._first[1]
+        if since >= JUMP_TIME and count >= JUMP_BYTES and (self._limited or self._was_limited):
+            self._told = count / since * (self._base + self._allowed)
+            self._set(max(self.window, min(self._jump_limit, self._told)))
 
     def _end_round(self) -> None:
         least, self._least = self._least, _NEVER
@@ -173,7 +210,6 @@ class CongestionWindow:
                 self._base = least
             elif self._stale == STALE:
                 self._base, self._stale = (self._base + least) / 2, 0
-            self._measured = True
             self._unconfirmed = 0.0
             self._recent = []
             window, standing = self._put_by

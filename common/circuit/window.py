@@ -26,6 +26,7 @@ from common.errors import WindowViolated
 CIRCUIT_WINDOW = 8 * 2**20
 STREAM_WINDOW = 512 * 2**10
 MAX_STREAM_WINDOW = 8 * 2**20
+GROWTH = 4  # times: a circuit's window may grow by more in a round trip, and a long path must not wait for this one
 _NEARLY_FULL = 12_288  # bytes of DATA in a cell
 _RENEWALS = 8  # a stream limit is renewed after each eighth of its window
 
@@ -195,5 +196,5 @@ class StreamReceiveWindow:
         if self.taken - self._since_taken < self.window:
             return
         if self.round_trip is not None and now - self._since <= 2 * self.round_trip:
-            self.window = min(2 * self.window, MAX_STREAM_WINDOW)
+            self.window = min(GROWTH * self.window, MAX_STREAM_WINDOW)
         self._since, self._since_taken = now, self.taken

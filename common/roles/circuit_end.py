@@ -153,6 +153,7 @@ class CircuitEnd:
         self.attachments: dict[int, Attachment] = {}
         self.closed = False
         self._refused: dict[int, None] = {}  # streams with more to send, whose turn it is first
+        self._crowded = False  # several had to wait: each then sends one cell in its turn, or shares would be uneven
 
     # ---- any thread, no lock held
 
@@ -164,7 +165,7 @@ class CircuitEnd:
             room = 0 if self.link.congested(self.circuit_id) else self.endpoint.sendable(stream_id)
             if not room:
                 self._refused[stream_id] = None
-            return room
+            return min(room, self.endpoint.max_data) if self._crowded else room
 
     def send(self, stream_id: int, data: bytes) -> None:
         """Sends what `sendable` allowed; bytes for a stream that has ended in the meantime are dropped.
@@ -226,6 +227,7 @@ class CircuitEnd:
         """The link takes more of this circuit again, or its window is open: whoever was refused first is first."""
         with self.lock:
             refused, self._refused = self._refused, {}
+            self._crowded = len(refused) > 1
             attachments = [self.attachments[stream_id] for stream_id in refused if stream_id in self.attachments]
         for attachment in attachments:
             attachment.credit()

@@ -63,7 +63,7 @@ class Circuit:
         def come(now: float) -> None:
             receipt = self.sending.credit(limit, proof)
             sending = self.sending
-            self.congestion.measured(now - receipt.sent_at, receipt.newly, sending.answered, sending.sent)
+            self.congestion.measured(now, now - receipt.sent_at, receipt.newly, sending.answered, sending.sent)
             self.windows.append((now, self.congestion.window))
             self.go_on(now)
 

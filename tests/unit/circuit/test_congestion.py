@@ -168,11 +168,11 @@ def test_any_round_trips_leave_the_window_between_floor_and_ceiling(
 ) -> None:
     """A peer decides when it answers, so round trips may be anything."""
     congestion, answered = CongestionWindow(ceiling), 0
-    for round_trip, newly, limited in steps:
+    for number, (round_trip, newly, limited) in enumerate(steps):
         if limited:
             congestion.refused()
         answered += newly
-        congestion.measured(round_trip, newly, answered, answered + newly)
+        congestion.measured(number * 1e-3, round_trip, newly, answered, answered + newly)
         assert congestion.window <= max(ceiling, INITIAL)
         assert congestion.window >= FLOOR
         assert MIN_STEP <= congestion.step <= congestion.window
