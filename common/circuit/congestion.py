@@ -6,16 +6,16 @@ answered. The window aims at
 
     what is delivered in a base round trip and the allowed queueing time, and `QUEUE_SIZE`
 
-(the form of FAST TCP, Wei, Jin, Low and Hegde 2006). So each circuit keeps `QUEUE_SIZE` bytes waiting at the
-slowest link, and all together keep the allowed time, so that a fast link has something to do while threads wake
-up. Growing by bytes and shrinking by a part makes shares even out. Only the *least* round trip of several rounds
-counts: a segment that was lost, or a busy machine, holds answers up for a moment, and that is no queue.
+(the form of FAST TCP, Wei, Jin, Low and Hegde 2006). The allowed time is longer for a small window than for a
+large one, so circuits that share a link come to have equal windows; it gives a fast link something to do while
+threads wake up. Growing by bytes and shrinking by a part helps with that. Only the *least* round trip of several
+rounds counts: a segment that was lost, or a busy machine, holds answers up for a moment, and that is no queue.
 
-At first the window doubles each round until a queue stands (slow start). Then it is young, and grows by a
-quarter a round, until a queue has stood for some rounds; it is young again when it has been the limit for some
-rounds without one. After slow start, and when no round trip was as short as the base for `BASE_AGE` seconds of
-sending, the window is halved for two rounds, and the second measures without this circuit's own queue: others'
-were taken for the path, or the path has become longer. A window that nobody needed does not grow.
+At first the window doubles each round (slow start), or becomes at once what the rate at which receipts come back
+asks for, up to `JUMP` times as much: on a long path doubling would take a second. Slow start ends when a queue
+stands. Soon after, and when no round trip was as short as the base for `BASE_AGE` seconds of sending, the window
+is halved for two rounds, and the second measures without this circuit's own queue: others' were taken for the
+path, or the path has become longer. A window that nobody needed does not grow.
 
 Pure arithmetic: bytes and seconds in, `window` out.
 """
@@ -26,31 +26,28 @@ INITIAL = 128 * 2**10  # bytes on their way before anything is known: 0.1 s of a
 FLOOR = 32 * 2**10  # never less: two long cells
 MIN_STEP = 12 * 2**10  # bytes from mark to mark, at least: a nearly full cell; both ends know it
 QUEUE_SIZE = 16 * 2**10  # bytes of queue that a circuit with a window of 256 KiB keeps; it grows as its root
-QUEUE_TIME = 0.015  # seconds of queue that all together may keep, at least,
-QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger on long paths; but never more than
-MOST_QUEUE_TIME = 0.060
+QUEUE_WORK = 8_000.0  # allowed seconds of queue times bytes of window: 15 ms at 512 KiB; but not less than
+LEAST_QUEUE_TIME = 0.005  # seconds,
+QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger on long paths; and never more than
+MOST_QUEUE_TIME = 0.060  # seconds
 MEMORY = 4  # rounds of which the least round trip counts
 SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
-FREE_ROUNDS = 3  # more rounds at the limit with less than the allowed queue than with more: it is young again
+FREE_ROUNDS = 3  # more rounds at the limit with the allowed queue than with more, and it grows quickly again
 YOUNG_GROWTH = 1.25  # a round, after slow start and until a queue has stood: what ended it may have been no queue
-BASE_AGE = 10.0  # seconds
-FIRST_LOOK = 0.7  # seconds
 JUMP = 8  # times the window that a round of slow start may become, when the rate is seen to be so high
-OVERSHOOT = 1.25  # times that rate's window up to which slow start goes on
 JUMP_TIME = 0.002  # seconds of receipts, and
-JUMP_BYTES = 49_152  # bytes answered by them, before they tell a rate
+JUMP_BYTES = 48 * 2**10  # bytes answered by them, before they tell a rate
+OVERSHOOT = 1.25  # times that rate's window up to which slow start goes on doubling
+BASE_AGE = 10.0  # seconds
+FIRST_LOOK = 0.7  # seconds of sending before the base is measured first: many transfers are over by then
 STALE = 3  # measurements in a row that still met a queue: after that the base goes half of the way to them
+QUIET_TIME = 0.015  # seconds more than the base that such a measurement may show and still confirm it
 DRAINED = 0.5  # of what the path holds without a queue is on its way while the base is measured
-LARGE = 512 * 2**10  # bytes: in a smaller window each full cell is marked, or what a receipt lets go would queue
-_STEPS = 16  # marks in a larger window
+MARK_TIME = 0.030  # seconds from mark to mark: each receipt is a cell of its own through all relays
+MARK_PART = 3  # marks in a window at least,
+START_PART = 16  # and in slow start, where receipts tell the rate
 _LATEST = 8  # round trips of which the least tells slow start about a queue: more than half a round's
 _TICK = 1e-5  # seconds: no round trip is shorter, whatever a coarse clock says
-MODE = 1
-PART = 2
-START_PART = 16
-MARK_TIME = 0.030
-QUEUE_WORK = 8000.0
-LEAST_QUEUE = 0.005
 _NEVER = float("inf")
 
 
@@ -107,7 +104,7 @@ class CongestionWindow:
         """Bytes after which the sender asks for a receipt."""
         if self._starting or not self._latest:
             return max(MIN_STEP, self.window // START_PART)
-        return max(MIN_STEP, min(self.window // PART, int(self.window * MARK_TIME / min(self._latest))))
+        return max(MIN_STEP, min(self.window // MARK_PART, int(self.window * MARK_TIME / min(self._latest))))
 
     def refused(self) -> None:
         """There was more to send than the window allowed."""
@@ -129,6 +126,7 @@ class CongestionWindow:
         self._latest = [*self._latest[1 - _LATEST :], round_trip]
         if self._starting:
             self._start(newly)
+        if self._starting:
             self._jump(now, answered)
         if answered >= self._round_end:
             self._end_round()
@@ -138,11 +136,12 @@ class CongestionWindow:
 
     @property
     def _allowed(self) -> float:
-        if MODE == 1:
-            return min(max(QUEUE_WORK / self.window, LEAST_QUEUE, self._base * QUEUE_SHARE), MOST_QUEUE_TIME)
-        if MODE == 2:
-            return min(max(QUEUE_WORK / sqrt(self.window), LEAST_QUEUE, self._base * QUEUE_SHARE), MOST_QUEUE_TIME)
-        return max(QUEUE_TIME, min(self._base * QUEUE_SHARE, MOST_QUEUE_TIME))
+        return min(max(QUEUE_WORK / self.window, self._noise), MOST_QUEUE_TIME)
+
+    @property
+    def _noise(self) -> float:
+        """Seconds by which round trips waver without a queue."""
+        return max(LEAST_QUEUE_TIME, self._base * QUEUE_SHARE)
 
     def _start(self, newly: int) -> None:
         """Slow start."""
@@ -205,7 +204,7 @@ class CongestionWindow:
         """A round with half the window: the first still met the queue of the whole one."""
         self._probing -= 1
         if not self._probing:
-            self._stale = self._stale + 1 if least > self._base + self._allowed else 0
+            self._stale = self._stale + 1 if least > self._base + max(QUIET_TIME, self._noise) else 0
             if least < self._base:
                 self._base = least
             elif self._stale == STALE:

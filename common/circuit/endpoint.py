@@ -47,7 +47,7 @@ MAX_TABLE = 2 * MAX_OPEN_STREAMS  # with refused streams that the client has not
 QUIET = 4_096  # bytes in a window: a stream that sends less, such as a prompt's, need not wait for room in it
 OVERDRAFT = 16_384  # bytes that all such streams together may send beyond the congestion window
 ADVANCE_STREAMS = 8  # open streams up to which a new one gets at once what another grew to: memory is bounded
-MAX_ADVANCE = 8 * 2**20  # bytes granted so: 200 Mbit/s through three relays 25 ms from each other, and room for a queue
+MAX_ADVANCE = 8 * 2**20  # bytes granted so: 200 Mbit/s through relays 25 ms from each other, and a queue
 _MARK = Mark().encode()
 
 Seal = Callable[[bytes], tuple[bytes, bytes]]

@@ -1,15 +1,15 @@
 """Flow control in bytes of DATA, as absolute limits: how much may have been sent since the start.
 
 A *circuit* limit runs 8 MiB ahead of what arrived. Both ends count the same bytes. The sender marks a cell when
-it wants a receipt, after the first at most once in 32 KiB, and is owed one SENDME for each mark: it names the
+it wants a receipt, after the first at most once in 12 KiB, and is owed one SENDME for each mark: it names the
 count at the end of that cell plus 8 MiB, and repeats the end of the cell's layer, so a SENDME cannot be made up
 by who did not receive it.
 
-A *stream* limit runs ahead of what the application took, by 512 KiB at first. The receiver doubles that, up to 8
-MiB, whenever a whole window was taken within two round trips: a stalled reader holds little and a long fat path
-is filled. A new stream may begin with what another has grown to. The estimate of the round trip is the least
-time between raising the limit and the first byte beyond the old one, which no sender can make shorter than it
-is.
+A *stream* limit runs ahead of what the application took, by 512 KiB at first. The receiver makes that four times
+as much, up to 8 MiB, whenever a whole window was taken within two round trips: a stalled reader holds little and a
+long fat path is filled. A new stream may begin with what another has grown to. The estimate of the round trip is
+the least time between raising the limit and the first byte beyond the old one, which no sender can make shorter
+than it is.
 
 A sender at its limit stops reading its source. Data beyond a limit, a mark too early, or a SENDME that is wrong
 or early, is `WindowViolated` and ends the circuit. Below the circuit's limit its sender keeps a
@@ -26,7 +26,7 @@ from common.errors import WindowViolated
 CIRCUIT_WINDOW = 8 * 2**20
 STREAM_WINDOW = 512 * 2**10
 MAX_STREAM_WINDOW = 8 * 2**20
-GROWTH = 4  # times: a circuit's window may grow by more in a round trip, and a long path must not wait for this one
+GROWTH = 4  # times: a circuit's window may grow by more in a round trip, and must not wait for this one
 _NEARLY_FULL = 12_288  # bytes of DATA in a cell
 _RENEWALS = 8  # a stream limit is renewed after each eighth of its window
 
@@ -62,7 +62,7 @@ class CircuitSendWindow:
         return self.sent - self.answered
 
     def mark_due(self, count: int, step: int) -> bool:
-        """Whether a cell with `count` bytes of DATA should be marked, for a receipt each `step` bytes (>= 32 KiB).
+        """Whether a cell with `count` bytes of DATA should be marked, for a receipt each `step` bytes (>= 12 KiB).
 
         The first that is nearly full is: it tells the round trip of a cell with nothing before it.
         """

@@ -153,7 +153,7 @@ class CircuitEnd:
         self.attachments: dict[int, Attachment] = {}
         self.closed = False
         self._refused: dict[int, None] = {}  # streams with more to send, whose turn it is first
-        self._crowded = False  # several had to wait: each then sends one cell in its turn, or shares would be uneven
+        self._crowded = False  # several had to wait: each sends one cell in its turn, or shares would be uneven
 
     # ---- any thread, no lock held
 

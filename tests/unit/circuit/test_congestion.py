@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.circuit.congestion import FLOOR, INITIAL, MIN_STEP, QUEUE_TIME, CongestionWindow
+from common.circuit.congestion import FLOOR, INITIAL, MIN_STEP, MOST_QUEUE_TIME, CongestionWindow
 from common.circuit.window import CIRCUIT_WINDOW
 from tests.helpers import MS, PATIENT
 from tests.unit.circuit.simulated_path import CELL, MBIT, Path
@@ -27,15 +27,33 @@ def test_one_circuit_fills_its_path_and_keeps_the_queue_short(mbit: float, delay
     path.run(20)
     assert circuit.got(8, 20) / 12 > 0.9 * mbit * MBIT
     cells = 2 * CELL / (mbit * MBIT)  # what two cells take: less than that no queue of cells can be
-    assert path.queue(8, 20) < 3 * max(QUEUE_TIME, delay / 10) + cells
+    assert path.queue(8, 20) < 2 * max(MOST_QUEUE_TIME, delay / 10) + cells
 
 
 def test_a_transfer_starts_quickly() -> None:
-    """200 Mbit/s, 150 ms: doubling from 128 KiB takes five rounds and a half."""
+    """200 Mbit/s, 150 ms: doubling from 128 KiB would take five rounds and a half, 0.8 s."""
     path = constant(200)
     circuit = path.circuit(150 * MS)
     path.run(2)
-    assert circuit.got(1, 2) > 0.7 * 200 * MBIT
+    assert circuit.got(0, 0.6) > 0.2 * 200 * MBIT
+    assert circuit.got(0.6, 2) / 1.4 > 0.9 * 200 * MBIT
+
+
+def test_a_jump_at_the_start_makes_no_long_queue() -> None:
+    """What comes back tells the slow link's rate too."""
+    path = constant(10)
+    path.circuit(150 * MS)
+    path.run(1.5)
+    assert path.queue(0, 1.5, 1.0) < 0.3
+
+
+def test_circuits_that_begin_together_on_a_short_path_share_it() -> None:
+    path = constant(320)
+    circuits = [path.circuit(2 * MS) for _ in range(16)]
+    path.run(10)
+    shares = [circuit.got(5, 10) for circuit in circuits]
+    assert sum(shares) / 5 > 0.9 * 320 * MBIT
+    assert max(shares) < 3 * min(shares)  # 1.5 here
 
 
 def test_the_queue_of_slow_start_is_gone_soon() -> None:

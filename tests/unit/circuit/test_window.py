@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from common.circuit.congestion import MIN_STEP
 from common.circuit.window import (
     CIRCUIT_WINDOW,
+    GROWTH,
     MAX_STREAM_WINDOW,
     STREAM_WINDOW,
     CircuitReceiveWindow,
@@ -286,16 +287,16 @@ def test_a_stalled_reader_holds_at_most_a_window() -> None:
     assert held_most <= receiver.window <= MAX_STREAM_WINDOW
 
 
-@pytest.mark.parametrize(("round_trips", "doubled"), [(1.0, True), (1.9, True), (2.1, False), (10.0, False)])
-def test_a_window_doubles_only_when_taken_within_two_round_trips(round_trips: float, doubled: bool) -> None:
+@pytest.mark.parametrize(("round_trips", "grown"), [(1.0, True), (1.9, True), (2.1, False), (10.0, False)])
+def test_a_window_grows_only_when_taken_within_two_round_trips(round_trips: float, grown: bool) -> None:
     receiver = StreamReceiveWindow(0)
     receiver.data_arrived(STREAM_WINDOW, 0)
-    receiver.data_taken(STREAM_WINDOW, 0)  # the round trip is not known yet: no doubling
+    receiver.data_taken(STREAM_WINDOW, 0)  # the round trip is not known yet: no growing
     assert receiver.window == STREAM_WINDOW
     receiver.data_arrived(STREAM_WINDOW, 100 * MS)  # the first byte beyond the old limit
     assert receiver.round_trip == pytest.approx(100 * MS)
     receiver.data_taken(STREAM_WINDOW, round_trips * 100 * MS)
-    assert receiver.window == STREAM_WINDOW * (2 if doubled else 1)
+    assert receiver.window == STREAM_WINDOW * (GROWTH if grown else 1)
 
 
 def test_a_sender_cannot_shorten_the_round_trip() -> None:
