@@ -43,7 +43,7 @@ FIRST_LOOK = 0.7  # seconds of sending before the base is measured first: many t
 STALE = 3  # measurements in a row that still met a queue: after that the base goes half of the way to them
 QUIET_TIME = 0.015  # seconds more than the base that such a measurement may show and still confirm it
 DRAINED = 0.5  # of what the path holds without a queue is on its way while the base is measured
-MARK_TIME = 0.030  # seconds from mark to mark: each receipt is a cell of its own through all relays
+MARK_TIME = 0.015  # seconds from mark to mark: each receipt is a cell of its own through all relays
 MARK_PART = 3  # marks in a window at least,
 START_PART = 16  # and in slow start, where receipts tell the rate
 _LATEST = 8  # round trips of which the least tells slow start about a queue: more than half a round's
@@ -73,12 +73,14 @@ class CongestionWindow:
         "_unconfirmed",
         "_was_limited",
         "_young",
+        "step",
         "window",
     )
 
     def __init__(self, ceiling: int) -> None:
         """`ceiling`: the flow-control window, beyond which growing is of no use."""
         self.window = INITIAL
+        self.step = MIN_STEP  # bytes after which the sender asks for a receipt
         self._ceiling = ceiling
         self._base = _NEVER  # seconds
         # Seconds of sending since a round trip was as short. The first look at the base comes early, yet not at
@@ -98,13 +100,6 @@ class CongestionWindow:
         self._free_rounds = 0
         self._probing = 0  # rounds to go
         self._put_by = (0, 0.0)  # the window before that, and the least round trip with it
-
-    @property
-    def step(self) -> int:
-        """Bytes after which the sender asks for a receipt."""
-        if self._starting or not self._latest:
-            return max(MIN_STEP, self.window // START_PART)
-        return max(MIN_STEP, min(self.window // MARK_PART, int(self.window * MARK_TIME / min(self._latest))))
 
     def refused(self) -> None:
         """There was more to send than the window allowed."""
@@ -133,6 +128,13 @@ class CongestionWindow:
             self._round_end = sent
             self._first = None
             self._jump_limit = JUMP * self.window
+        self._set_step()
+
+    def _set_step(self) -> None:
+        step = self.window // START_PART
+        if not self._starting:
+            step = min(self.window // MARK_PART, int(self.window * MARK_TIME / min(self._latest)))
+        self.step = max(MIN_STEP, step)
 
     @property
     def _allowed(self) -> float:

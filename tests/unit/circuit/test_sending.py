@@ -78,10 +78,12 @@ def test_a_stream_that_is_not_quiet_waits_and_all_together_take_no_more_than_the
 def test_a_window_that_shrank_below_what_is_unmarked_gets_a_mark_of_its_own() -> None:
     """Else nobody would ever answer, and nothing could be sent."""
     end = client()
-    end._congestion.window = 2 * CIRCUIT_WINDOW
+    end._congestion._set(CIRCUIT_WINDOW)
+    end._congestion._set_step()
     end.send(1, bytes(400_000))
     assert marks(end) == 1  # the first; the next would come after a sixteenth of the window
-    end._congestion.window = INITIAL
+    end._congestion._set(INITIAL)
+    end._congestion._set_step()
     answer(end, 0.1)
     assert end.sendable(1) == 0
     (cell,) = end.take_cells(0.2)
