@@ -4,7 +4,6 @@ Made of Linux namespaces, so it needs root. Two `PrivateHost`s may share a netwo
 so a test has names that only the exit can resolve, and a resolver that sees every query the others make.
 """
 
-import ctypes
 import os
 import shutil
 import socket
@@ -12,15 +11,16 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import pytest
+
+from tests.system.namespaces import T, made_in
 
 PATIENCE = 30.0  # seconds after which a test that hangs fails
 RESOLVER = "127.0.0.53"  # the only one that a host beside another knows
 _NOBODY = "127.0.0.54"  # that of a host with a network of its own: nothing is there
 ADDRESS = "198.18.0.1"  # on loopback there; no program takes it for this machine itself, as it does 127.0.0.1
-_CLONE_NEWNET = 0x40000000
 _NAME_ERROR = b"\x81\x83"  # flags of a DNS answer: there is no such name
 _SETUP = """
 set -e
@@ -29,8 +29,6 @@ for name in hosts resolv.conf nsswitch.conf; do mount --bind "$3/$name" "/etc/$n
 echo ready
 exec cat
 """
-
-T = TypeVar("T")
 
 
 def need(*programs: str) -> list[str]:
@@ -65,7 +63,9 @@ class PrivateHost:
         folder.mkdir()
         lines = [f"{address} {known}" for address, known in names.items()]
         (folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", "::1 localhost", *lines, ""]))
-        (folder / "resolv.conf").write_text(f"nameserver {RESOLVER if beside else _NOBODY}\noptions timeout:1 attempts:1\n")
+        (folder / "resolv.conf").write_text(
+            f"nameserver {RESOLVER if beside else _NOBODY}\noptions timeout:1 attempts:1\n"
+        )
         (folder / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
 
     def __enter__(self) -> Self:
@@ -107,25 +107,8 @@ class PrivateHost:
         )
 
     def make(self, factory: Callable[[], T]) -> T:
-        """What `factory` makes there: sockets belong to the network in which they were made."""
-        result: list[T] = []
-        errors: list[BaseException] = []
-
-        def enter() -> None:
-            try:
-                with open(f"/proc/{self.pid}/ns/net") as network:
-                    if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), _CLONE_NEWNET):
-                        raise OSError(ctypes.get_errno(), "setns")
-                result.append(factory())
-            except BaseException as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=enter, name="in a namespace")  # setns counts for one thread
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-        return result[0]
+        """What `factory` makes there."""
+        return made_in(self.pid, factory)
 
 
 class Resolver:

@@ -4,7 +4,6 @@ Addresses look public and differ in their first 16 bits, or relays there would n
 Nothing leads out of the namespaces.
 """
 
-import ctypes
 import fcntl
 import json
 import os
@@ -13,22 +12,20 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
+
+from tests.system.namespaces import T, made_in
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 30.0  # seconds for what takes a moment
 _PROGRAMS = ("unshare", "nsenter", "ip")
 _TUN = "/dev/net/tun"
-_CLONE_NEWNET = 0x40000000
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 1, 0x1000
 _DEVICE = "wide0"
 _HOLD = "ip link set lo up && echo ready && exec cat"
-
-T = TypeVar("T")
 
 
 def missing() -> str:
@@ -55,7 +52,10 @@ class Host:
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == b"ready\n"
         self.device = self.make(_open_tun)
-        for words in (f"addr add {self.address}/8 dev {_DEVICE}", f"link set {_DEVICE} mtu {mtu} txqueuelen 10000 up"):
+        for words in (
+            f"addr add {self.address}/8 dev {_DEVICE}",
+            f"link set {_DEVICE} mtu {mtu} txqueuelen 10000 up",
+        ):
             subprocess.run(self.command("ip", *words.split()), check=True)
 
     def command(self, *words: object) -> list[str]:
@@ -63,25 +63,8 @@ class Host:
         return ["nsenter", f"--target={self._holder.pid}", "--net", *map(str, words)]
 
     def make(self, factory: Callable[[], T]) -> T:
-        """What `factory` makes there: sockets belong to the network in which they were made."""
-        result: list[T] = []
-        errors: list[BaseException] = []
-
-        def enter() -> None:
-            try:
-                with open(f"/proc/{self._holder.pid}/ns/net") as network:
-                    if ctypes.CDLL(None, use_errno=True).setns(network.fileno(), _CLONE_NEWNET):
-                        raise OSError(ctypes.get_errno(), "setns")
-                result.append(factory())
-            except BaseException as error:
-                errors.append(error)
-
-        thread = threading.Thread(target=enter, name="in a namespace")  # setns counts for one thread
-        thread.start()
-        thread.join()
-        if errors:
-            raise errors[0]
-        return result[0]
+        """What `factory` makes there."""
+        return made_in(self._holder.pid, factory)
 
     def close(self) -> None:
         """Ends the namespace with its last process."""
