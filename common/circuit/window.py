@@ -27,7 +27,6 @@ CIRCUIT_WINDOW = 8 * 2**20
 STREAM_WINDOW = 512 * 2**10
 MAX_STREAM_WINDOW = 8 * 2**20
 GROWTH = 4  # times: a circuit's window may grow by more in a round trip, and must not wait for this one
-_NEARLY_FULL = 12_288  # bytes of DATA in a cell
 _RENEWALS = 8  # a stream limit is renewed after each eighth of its window
 
 
@@ -66,7 +65,7 @@ class CircuitSendWindow:
 
         The first that is nearly full is: it tells the round trip of a cell with nothing before it.
         """
-        return self.sent + count - self._marked >= step or (not self._marked and count >= _NEARLY_FULL)
+        return self.sent + count - self._marked >= step or (not self._marked and count >= MIN_STEP)
 
     def stuck(self, step: int) -> bool:
         """Whether nothing is owed although more than `step` is flying: the step has shrunk meanwhile."""

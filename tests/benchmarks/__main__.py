@@ -5,8 +5,6 @@ All contenders are up at once and do the same work in turns. Everything started 
 
 import argparse
 import json
-import resource
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -22,7 +20,7 @@ from tests.benchmarks.networks import Chain, Contender, Direct, Ours
 from tests.benchmarks.processes import ROOT, Processes
 from tests.benchmarks.report import document, summary
 from tests.benchmarks.results import Results
-from tests.benchmarks.rounds import FULL, QUICK, WORKS, Rounds, say, warm_up
+from tests.benchmarks.rounds import FULL, QUICK, WORKS, Rounds, run_program, say, warm_up
 from tests.benchmarks.socks import Failed
 from tests.benchmarks.where import look_into
 
@@ -30,7 +28,6 @@ TEMPLATE = Path(__file__).with_name("performance.template.md")
 PAGE = ROOT / "docs" / "performance.md"
 FULL_TIME, QUICK_TIME = 960.0, 140.0  # seconds for the rounds to end in; starts and ends come on top
 FULL_ROUNDS, QUICK_ROUNDS = 5, 2
-INTERRUPTED = 130
 WHERE, STARTS = "where", "starts"
 
 
@@ -183,12 +180,4 @@ def _contenders(options: argparse.Namespace, target: int, processes: Processes, 
 
 
 if __name__ == "__main__":
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        say("interrupted; everything that was started has ended")
-        sys.exit(INTERRUPTED)
-    except Failed as error:
-        sys.exit(f"benchmark: {error}")
+    run_program(main)

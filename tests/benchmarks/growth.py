@@ -7,8 +7,6 @@ the size before but what relays keep. All contenders do a size in turns. Writes 
 
 import argparse
 import json
-import resource
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +25,7 @@ from tests.benchmarks.networks import CLIENT_LIMIT, Contender, Ours
 from tests.benchmarks.processes import ROOT, Child, Processes, free_ports, resident_mb, thread_count
 from tests.benchmarks.report import as_markdown, as_text, measured
 from tests.benchmarks.results import Results, percentile
-from tests.benchmarks.rounds import say, warm_up
+from tests.benchmarks.rounds import run_program, say, warm_up
 from tests.benchmarks.socks import Failed, Route
 from tests.benchmarks.target import MB
 
@@ -39,7 +37,6 @@ ECHOES = 100
 ECHO_LIMIT = 20.0  # seconds for all of them
 TOTAL = 64 * MB  # downloaded over all streams together
 LIMIT = 15.0  # seconds for that
-INTERRUPTED = 130
 
 
 class Growth:
@@ -220,12 +217,4 @@ def _measure(options: argparse.Namespace) -> Results:
 
 
 if __name__ == "__main__":
-    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        say("interrupted; everything that was started has ended")
-        sys.exit(INTERRUPTED)
-    except Failed as error:
-        sys.exit(f"benchmark: {error}")
+    run_program(main)

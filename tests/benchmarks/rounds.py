@@ -10,9 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
+from typing import NoReturn
 
 from common.errors import OnionError
 from common.net.deadline import Deadline
+from common.ops.lifecycle import raise_file_limit
 from tests.benchmarks import work
 from tests.benchmarks.beside import prompt_beside
 from tests.benchmarks.networks import Contender, Ours, time_client_start, time_prompt
@@ -21,6 +23,7 @@ from tests.benchmarks.results import Results, percentile
 from tests.benchmarks.socks import Failed
 from tests.benchmarks.target import MB
 
+INTERRUPTED = 130  # the exit code of ctrl-c
 STREAMS = 2_000
 WORKERS = 32
 BULK = 16
@@ -270,3 +273,15 @@ def warm_up(contender: Contender) -> None:
 def say(text: str) -> None:
     """To whoever waits for the result."""
     print(text, file=sys.stderr, flush=True)
+
+
+def run_program(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """A benchmark as a program: with as many files as the system allows, and a sentence when it cannot go on."""
+    raise_file_limit()
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        say("interrupted; everything that was started has ended")
+        sys.exit(INTERRUPTED)
+    except Failed as error:
+        sys.exit(f"benchmark: {error}")
