@@ -5,7 +5,7 @@ import logging
 import sys
 from contextlib import ExitStack
 
-from common.ops import lifecycle, logs
+from common.ops import lifecycle, logs, memory
 from common.ops.config import load
 from common.ops.keystore import load_or_create_identity
 from common.roles.auth_server import AuthServer
@@ -16,6 +16,7 @@ def run() -> int:
     config = load("auth_server", sys.argv[1:])
     logs.set_up("auth_server", config.log_level)
     lifecycle.raise_file_limit()
+    memory.tune()
     identity = load_or_create_identity(config.state / "keys")
     server = AuthServer(
         config.listen,

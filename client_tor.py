@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from common.ops import lifecycle, logs
+from common.ops import lifecycle, logs, memory
 from common.ops.config import PREFIX, ClientCommand, ClientConfig, load_client
 from common.ops.files import private_folder
 from common.roles.client import Client
@@ -31,6 +31,7 @@ def run(argv: Sequence[str]) -> int:
     os.environ.pop(PREFIX + "PROXY_AUTH", None)  # not for the programs that are started from here
     logs.set_up("client", config.log_level)
     lifecycle.raise_file_limit()
+    memory.tune()
     private_folder(config.state)
     if command.name == "socks" or (command.name == "relay" and not sys.stdin.isatty()):
         return serve_proxy(config)

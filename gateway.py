@@ -5,7 +5,7 @@ import logging
 import sys
 from contextlib import ExitStack
 
-from common.ops import lifecycle, logs
+from common.ops import lifecycle, logs, memory
 from common.ops.config import load
 from common.ops.keystore import load_or_create_identity
 from common.roles.gateway import Gateway
@@ -16,6 +16,7 @@ def run() -> int:
     config = load("gateway", sys.argv[1:])
     logs.set_up("gateway", config.log_level)
     lifecycle.raise_file_limit()
+    memory.tune()
     identity = load_or_create_identity(config.state / "keys")
     gateway = Gateway(
         [config.listen],

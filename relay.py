@@ -4,7 +4,7 @@
 import logging
 import sys
 
-from common.ops import lifecycle, logs
+from common.ops import lifecycle, logs, memory
 from common.ops.config import load
 from common.ops.keystore import load_or_create_family_key, load_or_create_identity
 from common.roles.listed_relay import ListedRelay
@@ -17,6 +17,7 @@ def run() -> int:
     config = load("relay", sys.argv[1:])
     logs.set_up(config.nickname, config.log_level)
     lifecycle.raise_file_limit()
+    memory.tune()
     keys = config.state / "keys"
     identity = load_or_create_identity(keys)
     relay = ListedRelay(

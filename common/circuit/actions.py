@@ -1,16 +1,18 @@
 """What a state machine asks its owner to do. Cells to send are not here: `take_cells()` has those."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from common.errors import EndReason
+from common.wire.cells import Bytes
 from common.wire.messages import BeginFlags, IPAddress, Sought
 
 
 @dataclass(frozen=True, slots=True)
 class PassOn:
-    """A relay: send this cell body to the next hop."""
+    """A relay: send these cell bodies to the next hop."""
 
-    body: bytes
+    bodies: Sequence[Bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +46,13 @@ class LookUp:
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """Hand these bytes to the stream's application, and report with `taken` what it took."""
+    """Hand these bytes to the stream's application, and report with `taken` what it took.
+
+    What several cells bring for one stream is one action: one system call hands it over.
+    """
 
     stream_id: int
-    data: bytes = field(repr=False)
+    pieces: list[bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

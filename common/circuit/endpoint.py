@@ -4,7 +4,8 @@ Methods record and append; `take_cells()` then gives the sealed cell bodies in t
 owner calls it under the same lock as the method before it, so that layers are sent in the order of their counters.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from common.circuit.actions import (
     Action,
@@ -21,6 +22,7 @@ from common.circuit.congestion import CongestionWindow
 from common.circuit.stream import OWES_END, TAKES_DATA, Event, Side, State, Stream, next_state
 from common.circuit.window import CIRCUIT_WINDOW, CircuitReceiveWindow, CircuitSendWindow
 from common.errors import EndReason, TooLarge, Unexpected
+from common.wire.cells import Bytes
 from common.wire.messages import (
     HEADER,
     Begin,
@@ -50,14 +52,19 @@ ADVANCE_STREAMS = 8  # open streams up to which a new one gets at once what anot
 MAX_ADVANCE = 8 * 2**20  # bytes granted so: 200 Mbit/s through relays 25 ms from each other, and a queue
 _MARK = Mark().encode()
 
-Seal = Callable[[bytes], tuple[bytes, bytes]]
+
+class Seal(Protocol):
+    """Makes a cell body of messages; returns also the end of its innermost layer."""
+
+    def __call__(self, *messages: Bytes) -> tuple[bytes, bytes]:
+        """Several pieces are joined."""
 
 
 class Endpoint:
     """One end of a circuit. Not thread-safe: its owner holds the circuit's lock."""
 
     def __init__(self, side: Side, seal: Seal, max_messages: int) -> None:
-        """`seal` gives a cell body and the end of its innermost layer; `max_messages` is the suite's."""
+        """`max_messages` is the suite's."""
         self._side = side
         self._seal = seal
         self._max_messages = max_messages - len(_MARK)  # any cell may turn out to be marked
@@ -68,14 +75,19 @@ class Endpoint:
         self._receive_window = CircuitReceiveWindow()
         self._congestion = CongestionWindow(CIRCUIT_WINDOW)
         self._learned = 0  # what a stream's window has grown to
-        self._outgoing: list[tuple[bytes, int]] = []  # (encoded message, bytes of DATA in it)
+        self._outgoing: list[tuple[bytes, Bytes]] = []  # (a message, or the header of DATA; the DATA)
         self._unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
 
     # ---- what arrives
 
-    def receive(self, messages: Sequence[Message], proof: bytes, now: float) -> list[Action]:
-        """All messages of one cell; `proof` is the end of its innermost layer. Raises `ProtocolError`."""
-        actions: list[Action] = []
+    def receive(
+        self, messages: Sequence[Message], proof: bytes, now: float, before: list[Action] | None = None
+    ) -> list[Action]:
+        """All messages of one cell; `proof` is the end of its innermost layer. Raises `ProtocolError`.
+
+        What is to be done comes behind what there was to be done `before`, in the same list.
+        """
+        actions = [] if before is None else before
         count = 0
         marked = False
         for message in messages:
@@ -99,7 +111,11 @@ class Endpoint:
         stream.step(Event.GOT_DATA)
         stream.receive_window.data_arrived(len(message.data), now)
         if stream.state in TAKES_DATA:
-            actions.append(Deliver(message.stream_id, message.data))
+            last = actions[-1] if actions else None
+            if isinstance(last, Deliver) and last.stream_id == message.stream_id:
+                last.pieces.append(message.data)
+            else:
+                actions.append(Deliver(message.stream_id, [message.data]))
 
     def _receive(self, message: Message, now: float, actions: list[Action]) -> None:
         match message:
@@ -174,7 +190,7 @@ class Endpoint:
         stream_id = self._next_id()
         message = Begin(stream_id, host, port, flags).encode()
         self._open(stream_id, Event.BEGIN, now)
-        self._outgoing.append((message, 0))
+        self._outgoing.append((message, b""))
         return stream_id
 
     def resolve(self, host: str, now: float, sought: Sought = Sought.ADDRESSES) -> int:
@@ -182,7 +198,7 @@ class Endpoint:
         stream_id = self._next_id()
         message = Resolve(stream_id, host, sought).encode()
         self._open(stream_id, Event.RESOLVE, now)
-        self._outgoing.append((message, 0))
+        self._outgoing.append((message, b""))
         return stream_id
 
     def connected(self, stream_id: int, address: IPAddress, ttl: int) -> bool:
@@ -235,9 +251,10 @@ class Endpoint:
         stream.sent(len(data), self._send_window.sent + self._unsealed, self._congestion.window)
         stream.send_window.take(len(data))
         self._unsealed += len(data)
+        view = memoryview(data)
         for at in range(0, len(data), self.max_data):
-            piece = data[at : at + self.max_data]
-            self._outgoing.append((encode_data_header(stream_id, len(piece)) + piece, len(piece)))
+            piece = view[at : at + self.max_data]
+            self._outgoing.append((encode_data_header(stream_id, len(piece)), piece))
 
     def taken(self, stream_id: int, count: int, now: float) -> bool:
         """The application took `count` bytes of what was delivered; at an exit, not before `connected`.
@@ -275,20 +292,22 @@ class Endpoint:
 
     def tell(self, message: Message) -> None:
         """Appends a message that is no DATA."""
-        self._outgoing.append((message.encode(), 0))
+        self._outgoing.append((message.encode(), b""))
 
     def take_cells(self, now: float) -> list[bytes]:
         """The cell bodies to send now, sealed and in order; messages that fit together share a cell."""
         cells: list[bytes] = []
-        parts: list[bytes] = []
+        parts: list[Bytes] = []
         size = count = 0
-        for message, data in self._outgoing:
-            if size + len(message) > self._max_messages:
+        for message in self._outgoing:
+            head, data = message
+            length = len(head) + len(data)
+            if size + length > self._max_messages:
                 cells.append(self._seal_cell(parts, count, now))
                 parts, size, count = [], 0, 0
-            parts.append(message)
-            size += len(message)
-            count += data
+            parts += message
+            size += length
+            count += len(data)
         if parts or self._send_window.stuck(self._congestion.step):
             cells.append(self._seal_cell(parts, count, now))
         self._outgoing.clear()
@@ -330,11 +349,11 @@ class Endpoint:
         if limit is not None:
             self.tell(Sendme(stream_id, limit))
 
-    def _seal_cell(self, parts: list[bytes], count: int, now: float) -> bytes:
+    def _seal_cell(self, parts: list[Bytes], count: int, now: float) -> bytes:
         mark = self._send_window.mark_due(count, self._congestion.step)
         if mark:
             parts.append(_MARK)
-        body, proof = self._seal(b"".join(parts))
+        body, proof = self._seal(*parts)
         if count or mark:
             self._send_window.cell_sent(count, proof if mark else None, now)
         return body

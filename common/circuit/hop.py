@@ -14,7 +14,7 @@ from common.circuit.stream import Side
 from common.crypto.handshake import HopKeys
 from common.crypto.layers import PROOF, SUITES, Kind
 from common.errors import Malformed, TooLarge, Unexpected
-from common.wire.cells import MAX_BODY
+from common.wire.cells import MAX_BODY, Bytes
 from common.wire.messages import CREATED_BODY, Drop, Extend, Extended, Message, decode_messages
 
 
@@ -55,19 +55,20 @@ class Hop:
         self.state = HopState.FRESH
         self.endpoint = Endpoint(Side.EXIT, self._originate, parts.max_messages)
 
-    def receive_forward(self, body: bytes, now: float) -> list[Action]:
-        """A cell from the client's side; raises `ProtocolError`."""
-        kind, inner = self._opener.open(body)
-        if kind is Kind.FORWARD:
-            self._step(Got.LAYER)
-            return [PassOn(inner)]
-        messages = [message for message in decode_messages(inner) if not isinstance(message, Drop)]
-        if not messages:
-            return []
-        if isinstance(messages[0], Extend):
-            return self._extend(messages)
-        self._step(Got.STREAM)
-        return self.endpoint.receive(messages, body[-PROOF:], now)
+    def receive_forward(self, bodies: Sequence[bytes], now: float) -> list[Action]:
+        """Cells from the client's side; raises `ProtocolError`."""
+        actions: list[Action] = []
+        passed_on: list[Bytes] = []
+        for body in bodies:
+            kind, inner = self._opener.open(body)
+            if kind is Kind.FORWARD:
+                self._step(Got.LAYER)
+                passed_on.append(inner)
+            else:
+                self._receive_messages(inner, body[-PROOF:], now, actions)
+        if passed_on:
+            actions.append(PassOn(passed_on))
+        return actions
 
     def receive_backward(self, body: bytes) -> bytes:
         """A cell from the next hop, one layer thicker for the client; raises `TooLarge`, `Unexpected`."""
@@ -91,7 +92,17 @@ class Hop:
         """The cell bodies this hop itself sends to the client; see `Endpoint.take_cells`."""
         return self.endpoint.take_cells(now)
 
-    def _extend(self, messages: Sequence[Message]) -> list[Action]:
+    def _receive_messages(self, inner: Bytes, proof: bytes, now: float, actions: list[Action]) -> None:
+        messages = [message for message in decode_messages(inner) if not isinstance(message, Drop)]
+        if not messages:
+            return
+        if isinstance(messages[0], Extend):
+            actions.append(self._extend(messages))
+        else:
+            self._step(Got.STREAM)
+            self.endpoint.receive(messages, proof, now, actions)
+
+    def _extend(self, messages: Sequence[Message]) -> ExtendTo:
         message = messages[0]
         assert isinstance(message, Extend)
         self._step(Got.EXTEND)
@@ -99,7 +110,7 @@ class Hop:
             raise Unexpected("EXTEND is alone in its cell")
         if message.identity == self._identity:
             raise Unexpected("EXTEND to this relay itself")
-        return [ExtendTo(message.host, message.port, message.identity, message.create)]
+        return ExtendTo(message.host, message.port, message.identity, message.create)
 
     def _step(self, got: Got) -> None:
         following = TABLE.get((self.state, got))
@@ -107,6 +118,6 @@ class Hop:
             raise Unexpected(f"{got.name} at a hop that is {self.state.name}")
         self.state = following
 
-    def _originate(self, messages: bytes) -> tuple[bytes, bytes]:
-        layer = self._sealer.seal(Kind.DELIVER, messages)
+    def _originate(self, *messages: Bytes) -> tuple[bytes, bytes]:
+        layer = self._sealer.seal(Kind.DELIVER, *messages)
         return layer, layer[-PROOF:]

@@ -58,19 +58,23 @@ class Origin:
             raise Unexpected("CREATED twice")
         return self._add_hop(body)
 
-    def receive(self, body: bytes, now: float) -> list[Action]:
-        """A RELAY cell from the first hop; raises `ProtocolError`."""
-        opened = self._stack.open(body)
-        if opened.hop != len(self._stack) - 1:
-            raise Unexpected("a message from a hop that is not the last")
-        messages = [message for message in decode_messages(opened.messages) if not isinstance(message, Drop)]
-        if not messages:
-            return []
-        if self.built:
-            return self.endpoint.receive(messages, opened.proof, now)
-        if len(messages) != 1 or not isinstance(messages[0], Extended):
-            raise Unexpected("only EXTENDED is legal while a circuit is built")
-        return self._add_hop(messages[0].created)
+    def receive(self, bodies: Sequence[bytes], now: float) -> list[Action]:
+        """RELAY cells from the first hop; raises `ProtocolError`."""
+        actions: list[Action] = []
+        for body in bodies:
+            opened = self._stack.open(body)
+            if opened.hop != len(self._stack) - 1:
+                raise Unexpected("a message from a hop that is not the last")
+            messages = [message for message in decode_messages(opened.messages) if not isinstance(message, Drop)]
+            if not messages:
+                continue
+            if self.built:
+                self.endpoint.receive(messages, opened.proof, now, actions)
+            elif len(messages) == 1 and isinstance(messages[0], Extended):
+                actions += self._add_hop(messages[0].created)
+            else:
+                raise Unexpected("only EXTENDED is legal while a circuit is built")
+        return actions
 
     def tap(self, tap: Tap | None) -> None:
         """From now on `tap` is told of every cell; None ends that."""

@@ -6,7 +6,7 @@ The sizes are those of real cells: the client made, or opened, every layer of th
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.wire.cells import LONG_CELL, MAX_SHORT_BODY, SHORT_CELL
+from common.wire.cells import LONG_CELL, MAX_SHORT_BODY, SHORT_CELL, Bytes
 from common.wire.messages import HEADER, MessageCommand
 
 MAX_CELLS = 512  # remembered of one request: a page's worth; what follows is only counted
@@ -56,7 +56,7 @@ class Trace:
         self.cells = []
         self.more = 0
 
-    def record(self, out: bool, messages: bytes, layers: Sequence[int]) -> None:
+    def record(self, out: bool, messages: Bytes, layers: Sequence[int]) -> None:
         """A `Tap`; `messages` has been decoded before, or will be."""
         found = tuple(_messages(messages))
         if all(message.stream_id != self._stream_id for message in found):
@@ -67,7 +67,7 @@ class Trace:
             self.more += 1
 
 
-def _messages(data: bytes) -> list[TracedMessage]:
+def _messages(data: Bytes) -> list[TracedMessage]:
     """Only the headers: a malformed rest is for whoever decodes it to refuse."""
     found = []
     names = {int(command): command.name for command in MessageCommand}

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 
 from common.crypto.handshake import Suite
 from common.errors import AuthenticationFailed, TooLarge
-from common.wire.cells import MAX_BODY
+from common.wire.cells import MAX_BODY, Bytes
 
 MAX_HOPS = 8
 PROOF = 16  # the last bytes of a layer, which a SENDME repeats as proof of receipt
@@ -46,14 +46,14 @@ class Kind(IntEnum):
 class Sealer(Protocol):
     """Makes the layers of one direction, in order."""
 
-    def seal(self, kind: Kind, body: bytes) -> bytes:
-        """The layer around `body`; raises `TooLarge` when the counter is used up."""
+    def seal(self, kind: Kind, *body: Bytes) -> bytes:
+        """The layer around `body`, which may come in pieces; raises `TooLarge` when the counter is used up."""
 
 
 class Opener(Protocol):
     """Opens the layers of one direction, in the order they were sealed."""
 
-    def open(self, layer: bytes) -> tuple[Kind, bytes]:
+    def open(self, layer: Bytes) -> tuple[Kind, Bytes]:
         """What is inside; raises `AuthenticationFailed`."""
 
 
@@ -77,15 +77,15 @@ class FernetSealer:
         self._entropy = entropy
         self._counter = 0
 
-    def seal(self, kind: Kind, body: bytes) -> bytes:
+    def seal(self, kind: Kind, *body: Bytes) -> bytes:
         """57 bytes and the padded body: 64 bytes longer than a body that is itself a layer."""
         if self._counter > _LAST_COUNTER:
             raise TooLarge("the layer's counter is used up")
         head = _PLAIN_HEAD.pack(self._counter, kind, 0)
         self._counter += 1
-        padding = _PADDING[_BLOCK - (len(head) + len(body)) % _BLOCK]
+        padding = _PADDING[_BLOCK - (len(head) + sum(map(len, body))) % _BLOCK]
         # Each join is one copy of 16 KiB, each `+` would be another.
-        encrypted = self._cbc.update(b"".join((self._entropy(_BLOCK), head, body, padding)))
+        encrypted = self._cbc.update(b"".join((self._entropy(_BLOCK), head, *body, padding)))
         tag = self._hmac.copy()
         tag.update(_FERNET_HEAD)
         tag.update(encrypted)
@@ -101,7 +101,7 @@ class FernetOpener:
         self._cbc = Cipher(AES(key[16:]), CBC(bytes(_BLOCK))).decryptor()
         self._counter = 0
 
-    def open(self, layer: bytes) -> tuple[Kind, bytes]:
+    def open(self, layer: Bytes) -> tuple[Kind, Bytes]:
         """Checks the signature first, then all the rest; raises `AuthenticationFailed`."""
         size = len(layer) - _FERNET_AROUND
         if size <= 0 or size % _BLOCK:
@@ -122,7 +122,7 @@ class FernetOpener:
         if counter != self._counter or kind not in _KINDS or zero:
             raise AuthenticationFailed("layer")
         self._counter += 1
-        return _KINDS[kind], plain[_BLOCK + _PLAIN_HEAD.size : body_end]
+        return _KINDS[kind], memoryview(plain)[_BLOCK + _PLAIN_HEAD.size : body_end]
 
 
 _KINDS = {0: Kind.FORWARD, 1: Kind.DELIVER}
@@ -143,13 +143,13 @@ class AesGcmSealer:
         self._aead = AESGCM(key[:16])
         self._counter = 0
 
-    def seal(self, kind: Kind, body: bytes) -> bytes:
+    def seal(self, kind: Kind, *body: Bytes) -> bytes:
         """17 bytes longer than the body."""
         if self._counter > _LAST_COUNTER:
             raise TooLarge("the layer's counter is used up")
         nonce = _gcm_nonce(self._counter)
         self._counter += 1
-        return self._aead.encrypt(nonce, _KIND_BYTES[kind] + body, None)
+        return self._aead.encrypt(nonce, b"".join((_KIND_BYTES[kind], *body)), None)
 
 
 class AesGcmOpener:
@@ -159,7 +159,7 @@ class AesGcmOpener:
         self._aead = AESGCM(key[:16])
         self._counter = 0
 
-    def open(self, layer: bytes) -> tuple[Kind, bytes]:
+    def open(self, layer: Bytes) -> tuple[Kind, Bytes]:
         """Raises `AuthenticationFailed`."""
         try:
             plain = self._aead.decrypt(_gcm_nonce(self._counter), layer, None)
@@ -168,7 +168,7 @@ class AesGcmOpener:
         if not plain or plain[0] not in _KINDS or self._counter > _LAST_COUNTER:
             raise AuthenticationFailed("layer")
         self._counter += 1
-        return _KINDS[plain[0]], plain[1:]
+        return _KINDS[plain[0]], memoryview(plain)[1:]
 
 
 @dataclass(frozen=True, slots=True)

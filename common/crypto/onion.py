@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from common.crypto.handshake import HopKeys
 from common.crypto.layers import MAX_HOPS, PROOF, SUITES, Kind, Opener, Sealer
 from common.errors import AuthenticationFailed, TooLarge
+from common.wire.cells import Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,12 +14,12 @@ class Opened:
     """Messages found in a cell: which hop (0 is the first) spoke, and the end of its layer as proof of receipt."""
 
     hop: int
-    messages: bytes
+    messages: Bytes
     proof: bytes
 
 
 # Is told of each cell: whether it goes out, its messages, and the size of each layer, the outermost first.
-Tap = Callable[[bool, bytes, Sequence[int]], None]
+Tap = Callable[[bool, Bytes, Sequence[int]], None]
 
 
 class LayerStack:
@@ -40,9 +41,9 @@ class LayerStack:
         self._forward.append(parts.sealer(keys.forward))
         self._backward.append(parts.opener(keys.backward))
 
-    def originate(self, messages: bytes) -> tuple[bytes, bytes]:
+    def originate(self, *messages: Bytes) -> tuple[bytes, bytes]:
         """A cell body for the last hop, sealed from there inwards, and the proof that hop will see (16 bytes)."""
-        layer = self._forward[-1].seal(Kind.DELIVER, messages)
+        layer = self._forward[-1].seal(Kind.DELIVER, *messages)
         proof = layer[-PROOF:]
         tap = self.tap
         sizes = [len(layer)]
@@ -51,10 +52,10 @@ class LayerStack:
             if tap is not None:
                 sizes.append(len(layer))
         if tap is not None:
-            tap(True, messages, sizes[::-1])
+            tap(True, b"".join(messages), sizes[::-1])
         return layer, proof
 
-    def open(self, layer: bytes) -> Opened:
+    def open(self, layer: Bytes) -> Opened:
         """Opens hop by hop until one delivers; raises `AuthenticationFailed`."""
         sizes = []
         for hop, opener in enumerate(self._backward):
@@ -64,6 +65,6 @@ class LayerStack:
             if kind is Kind.DELIVER:
                 if self.tap is not None:
                     self.tap(False, body, sizes)
-                return Opened(hop, body, layer[-PROOF:])
+                return Opened(hop, body, bytes(layer[-PROOF:]))
             layer = body
         raise AuthenticationFailed("layer")

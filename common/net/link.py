@@ -30,7 +30,7 @@ from common.net.handshake import PATIENCE, connect, receive, send_all, shake_han
 from common.net.kernel_queue import KernelQueue
 from common.net.outbox import HIGH_WATER, Outbox
 from common.net.tls import TlsSession, client_context
-from common.wire.cells import LONG_CELL, Cell, Command, choose_version, encode_cell, encode_hello
+from common.wire.cells import LONG_CELL, Bytes, Cell, Command, choose_version, encode_cell, encode_hello
 from common.wire.framing import CellReader
 
 RECEIVE_BUFFER = 262_144  # bytes per read: 16 long cells, beyond which nothing is gained
@@ -159,7 +159,7 @@ class Link:
 
     # ---- sending: any thread, never waits
 
-    def queue(self, circuit_id: int, command: int, *bodies: bytes) -> None:
+    def queue(self, circuit_id: int, command: int, *bodies: Bytes) -> None:
         """Queues cells, to be sent by the next `flush`; on a closed link they are dropped. Raises `TooLarge`."""
         cells = [encode_cell(circuit_id, command, body) for body in bodies]
         with self._lock:

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 # One recv. Measured: 262,144 is no faster in bulk, and costs 21 instead of 3 us when 64 bytes arrive, because the
 # allocator maps and unmaps memory for each.
 RECV_SIZE = 65_536
-GATHER = 16  # queued chunks offered to the kernel at once: as many long cells as a socket usually takes
+GATHER = 64  # queued chunks offered to the kernel at once: more long cells than a socket usually takes
 LINGER = 10.0  # seconds close() goes on delivering: a peer that does not read must not hold the queue for ever
 LAST_READS = 128  # reads after sending failed: as much as a kernel's receive buffer holds at most (8 MiB)
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")  # Windows has none
@@ -103,32 +103,24 @@ class Plug:
         """Whether it is over; who owned it then was told, unless it was closed on this side."""
         return self._state is _CLOSED
 
-    def write(self, data: bytes) -> int:
+    def write(self, *pieces: bytes) -> int:
         """Sends now what the kernel takes, queues the rest, never waits; returns the number of bytes taken now.
 
         The bytes of one call stay together. After `finish` or `close` they are dropped and 0 is returned.
         An error is reported by `plug_failed`.
         """
-        taken = 0
         with self._lock:
             if self._state is not _OPEN or self._finishing or self._error is not None:
                 return 0
             chunks = self._chunks
-            if not chunks and not self._connecting:
-                try:
-                    taken = self._sock.send(data)
-                except BlockingIOError:
-                    pass
-                except OSError as error:
-                    self._error = error
-            left = len(data) - taken
-            if not left:
+            knows = bool(chunks)  # the pump, that something is queued
+            chunks.extend(filter(None, pieces))
+            self.queued += sum(map(len, pieces))
+            if knows:
+                return 0
+            taken = 0 if self._connecting or not chunks else self._send()
+            if not chunks:
                 return taken
-            if self._error is None:
-                chunks.append(memoryview(data)[taken:] if taken else data)
-                self.queued += left
-                if len(chunks) > 1:
-                    return taken  # the pump knows already
         self._ask()
         return taken
 
@@ -177,6 +169,24 @@ class Plug:
         if not self._asked:
             self._asked = True
             self._pump.call(self.look)
+
+    def _send(self) -> int:
+        """Requires `_lock`: gives the kernel of the queue what it takes; 0 also after an error, which is kept."""
+        assert self._lock.locked()
+        chunks = self._chunks
+        try:
+            if _HAS_SENDMSG and len(chunks) > 1:
+                taken = self._sock.sendmsg(islice(chunks, GATHER))
+            else:
+                taken = self._sock.send(chunks[0])
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            self._error = error
+            return 0
+        self.queued -= taken
+        _take(chunks, taken)
+        return taken
 
     def _end_if_empty(self) -> None:
         """Requires `_lock`."""
@@ -303,26 +313,15 @@ class Plug:
     def _flush(self) -> None:
         """Hands queued bytes to the kernel and tells the owner how many it took."""
         with self._lock:
-            chunks = self._chunks
-            if not chunks:
+            if not self._chunks:
                 return
-            try:
-                if _HAS_SENDMSG and len(chunks) > 1:
-                    taken = self._sock.sendmsg(islice(chunks, GATHER))
-                else:
-                    taken = self._sock.send(chunks[0])
-            except BlockingIOError:
-                return
-            except OSError as error:
-                failure: OSError | None = error
-            else:
-                failure = None
-                self.queued -= taken
-                _take(chunks, taken)
-                if self._finishing:
-                    self._end_if_empty()
-        if failure is not None:
-            self.broken(failure)
+            taken = self._send()
+            if taken and self._finishing:
+                self._end_if_empty()
+        if self._error is not None:
+            self.broken(self._error)
+        elif not taken:
+            return
         elif self._state is _OPEN:
             self.owner.plug_drained(self, taken)
             if not self._chunks:

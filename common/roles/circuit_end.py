@@ -6,6 +6,7 @@ circuit, then link; a plug is never called with the circuit's lock held.
 """
 
 import threading
+from collections.abc import Sequence
 from time import monotonic
 from typing import Protocol
 
@@ -52,7 +53,7 @@ class Attachment:
         self.bytes_out = 0
         self._plug: Plug | None = None
         self._early_lock = threading.Lock()  # guards the change from no plug to a plug; before a plug's lock
-        self._early: list[bytes] = []
+        self._early: list[bytes] = []  # pieces
         self._broken = False
         # Each is set by one thread, which then looks at the other: whoever comes second closes.
         self._peer_finished = False  # and all it sent is delivered
@@ -63,7 +64,7 @@ class Attachment:
         with self._early_lock:
             if self._broken:
                 return False
-            taken = sum([plug.write(data) for data in self._early])
+            taken = plug.write(*self._early)
             if self._peer_finished:
                 plug.finish()
             self._early.clear()
@@ -74,17 +75,17 @@ class Attachment:
 
     # ---- from the circuit: the link's reader
 
-    def deliver(self, data: bytes) -> None:
+    def deliver(self, pieces: Sequence[bytes]) -> None:
         """Bytes for the application."""
-        self.bytes_in += len(data)
+        self.bytes_in += sum(map(len, pieces))
         plug = self._plug
         if plug is None:
             with self._early_lock:
                 plug = self._plug
                 if plug is None:
-                    self._early.append(data)
+                    self._early += pieces
                     return
-        taken = plug.write(data)
+        taken = plug.write(*pieces)
         if taken:
             self.circuit.taken(self.stream_id, taken)
 
@@ -272,8 +273,8 @@ class CircuitEnd:
         if attachment is None:
             return  # the application has left meanwhile
         match action:
-            case Deliver(_, data):
-                attachment.deliver(data)
+            case Deliver(_, pieces):
+                attachment.deliver(pieces)
             case Credit():
                 attachment.credit()
             case PeerFinished():

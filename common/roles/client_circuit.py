@@ -25,6 +25,7 @@ from common.wire.messages import IPAddress, Sought
 MAX_STREAMS = 60_000  # of the 65,535 ids: room for what is asked for while the next circuit is built
 _numbers = itertools.count(1)
 
+
 def path_hop(entry: RelayEntry) -> PathHop:
     """What the handshake needs of a listed relay."""
     relay = entry.descriptor
@@ -216,8 +217,7 @@ class ClientCircuit(CircuitEnd):
         with self.lock:
             if self.closed:
                 return
-            for body in bodies:
-                claimed += [(action, self.claim(action)) for action in self.origin.receive(body, now)]
+            claimed += [(action, self.claim(action)) for action in self.origin.receive(bodies, now)]
         TURN.settle(self)
         for action, attachment in claimed:
             self._perform(action, attachment)

@@ -36,23 +36,18 @@ class RelayCircuit(CircuitEnd):
     def cells(self, bodies: Sequence[bytes]) -> None:
         """One layer comes off each."""
         now = monotonic()
-        passed_on: list[bytes] = []
         claimed: list[tuple[Action, Attachment | None]] = []
         with self.lock:
             if self.closed:
                 return
-            for body in bodies:
-                for action in self.hop.receive_forward(body, now):
-                    if isinstance(action, PassOn):
-                        passed_on.append(action.body)
-                    else:
-                        claimed.append((action, self.claim(action)))
-            if passed_on:
-                assert self._next is not None
-                link, circuit_id = self._next
-                link.queue(circuit_id, Command.RELAY, *passed_on)
-                TURN.flush(link)
-                return  # a relay in the middle is spoken to no more
+            for action in self.hop.receive_forward(bodies, now):
+                if isinstance(action, PassOn):
+                    assert self._next is not None
+                    link, circuit_id = self._next
+                    link.queue(circuit_id, Command.RELAY, *action.bodies)
+                    TURN.flush(link)
+                    return  # a relay in the middle is spoken to no more
+                claimed.append((action, self.claim(action)))
         TURN.settle(self)
         for action, attachment in claimed:
             self._perform(action, attachment)

@@ -22,7 +22,7 @@ from common.directory.addresses import Address
 from common.directory.exit_policy import ExitPolicy
 from common.errors import Closed, ConfigError
 from common.net.deadline import Deadline
-from common.ops import lifecycle, logs
+from common.ops import lifecycle, logs, memory
 from common.ops.keystore import load_onion_keys, load_or_create_identity
 from common.roles import worker_channel
 from common.roles.relay import Relay, RelayIdentity
@@ -135,6 +135,7 @@ def run() -> int:
     settings = WorkerSettings.from_message(message)
     logs.set_up(settings.name, settings.log_level)
     lifecycle.raise_file_limit()
+    memory.tune()
     try:
         worker = Worker(settings, channel)
     except ConfigError as error:

@@ -20,6 +20,7 @@ LONG_FLAG = 0x80
 ZEROS = bytes(LONG_CELL)
 
 VERSIONS = (1,)  # protocol versions this software speaks
+Bytes = bytes | memoryview  # what is only read, or joined to something: a view saves a copy
 
 
 class Command(IntEnum):
@@ -45,7 +46,7 @@ class Cell(NamedTuple):
     body: bytes
 
 
-def encode_cell(circuit_id: int, command: int, body: bytes) -> bytes:
+def encode_cell(circuit_id: int, command: int, body: Bytes) -> bytes:
     """The 1,024 or 16,384 bytes of a cell; raises `TooLarge` when the body does not fit."""
     length = len(body)
     if length <= MAX_SHORT_BODY:

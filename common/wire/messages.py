@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import ClassVar, Self
 
 from common.errors import EndReason, Malformed
+from common.wire.cells import Bytes
 from common.wire.codec import U16, U32, U64, Reader, pack_short_string
 
 HEADER = struct.Struct(">BHH")
@@ -355,9 +356,7 @@ _TYPES: dict[int, type[Message]] = {
     int(kind.command): kind
     for kind in (Begin, Connected, Data, End, Sendme, Extend, Extended, Resolve, Resolved, Drop, Mark)
 }
-_OF_CIRCUIT = frozenset(
-    {MessageCommand.EXTEND, MessageCommand.EXTENDED, MessageCommand.DROP, MessageCommand.MARK}
-)
+_OF_CIRCUIT = frozenset({MessageCommand.EXTEND, MessageCommand.EXTENDED, MessageCommand.DROP, MessageCommand.MARK})
 _OF_EITHER = frozenset({MessageCommand.SENDME})
 
 
@@ -366,7 +365,7 @@ def encode_data_header(stream_id: int, length: int) -> bytes:
     return HEADER.pack(MessageCommand.DATA, stream_id, length)
 
 
-def decode_messages(body: bytes) -> list[Message]:
+def decode_messages(body: Bytes) -> list[Message]:
     """All messages of one DELIVER body, at least one; raises `Malformed`."""
     messages: list[Message] = []
     at, end = 0, len(body)
@@ -382,7 +381,7 @@ def decode_messages(body: bytes) -> list[Message]:
             raise Malformed("unknown message")
         if command not in _OF_EITHER and (stream_id == 0) != (command in _OF_CIRCUIT):
             raise Malformed("stream id does not fit the message")
-        messages.append(kind.decode(stream_id, body[at : at + length]))
+        messages.append(kind.decode(stream_id, bytes(body[at : at + length])))
         at += length
     if not messages:
         raise Malformed("no message")

@@ -89,7 +89,7 @@ def _layer_costs(suite: Suite) -> tuple[float, float, list[bytes]]:
         inside = layers
         for hop in keys:
             seconds, opened = _timed(parts.opener(hop.backward).open, inside)
-            inside = [body for _, body in opened]
+            inside = [bytes(body) for _, body in opened]
             opening += seconds
         seals.append(sealing / HOPS)
         opens.append(opening / HOPS)

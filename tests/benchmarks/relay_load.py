@@ -112,7 +112,7 @@ class Peer:
     def send(self, origin: Origin, circuit_id: int, cells: bytearray) -> None:
         """Sends them and waits for the answer to the last, which proves that all have been opened."""
         self._sock.sendall(cells)
-        assert origin.receive(self.cell().body, 0.0)
+        assert origin.receive([self.cell().body], 0.0)
         self._sock.sendall(encode_cell(circuit_id, Command.DESTROY, encode_destroy(DestroyReason.FINISHED)))
         assert self.cell().command == Command.DESTROY
 

@@ -102,7 +102,7 @@ def test_a_hop_behind_its_layer(bodies: list[bytes], deliver: bool) -> None:
     sealer = SUITES[KEYS.suite].sealer(KEYS.forward)
     with suppress(ProtocolError):
         for body in bodies:
-            hop.receive_forward(sealer.seal(Kind.DELIVER if deliver else Kind.FORWARD, body), 0.0)
+            hop.receive_forward([sealer.seal(Kind.DELIVER if deliver else Kind.FORWARD, body)], 0.0)
             hop.take_cells(0)
 
 
@@ -116,5 +116,5 @@ def test_a_client_behind_its_layers(bodies: list[bytes]) -> None:
     sealer = SUITES[keys.suite].sealer(keys.backward)
     with suppress(ProtocolError):
         for body in bodies:
-            origin.receive(sealer.seal(Kind.DELIVER, body), 0.0)
+            origin.receive([sealer.seal(Kind.DELIVER, body)], 0.0)
             origin.take_cells(0)

@@ -124,7 +124,7 @@ def victim(network: InProcess, bystander: tuple[Client, socket.socket]) -> Itera
         raw = RawClient(member)
         circuit_id, origin = raw.build(hop(member), hop(dialled))
         raw.flush(circuit_id, origin)
-        origin.receive(raw.cell().body, 0.0)
+        origin.receive([raw.cell().body], 0.0)
         raw.close()
     wait_until(lambda: not any(name.startswith(("handshake", "dial")) for name in threads()))
     wait_until(lambda: sum(not link.dialled for link in member.links) <= 4)
@@ -342,7 +342,7 @@ def test_a_replayed_cell_ends_the_circuit(raw: RawClient, victim: Member) -> Non
     origin.endpoint.resolve("127.0.0.1", 0.0)
     (body,) = origin.take_cells(0)
     raw.say(circuit_id, Command.RELAY, body)
-    (answered,) = origin.receive(raw.cell().body, 0.0)
+    (answered,) = origin.receive([raw.cell().body], 0.0)
     assert isinstance(answered, Answered)
     raw.say(circuit_id, Command.RELAY, body)
     assert raw.destroyed(circuit_id) is DestroyReason.PROTOCOL
@@ -404,7 +404,7 @@ def test_a_hop_that_answers_extend_itself_is_found_out(network: InProcess) -> No
 def _answer(raw: RawClient, origin: Origin) -> object:
     """The first action that the exit's next cells lead to."""
     while True:
-        actions = origin.receive(raw.cell().body, 0.0)
+        actions = origin.receive([raw.cell().body], 0.0)
         if actions:
             return actions[0]
 

@@ -26,7 +26,7 @@ class Machine:
     """An end of a circuit without layers: its cells are its messages."""
 
     def __init__(self) -> None:
-        self.endpoint = Endpoint(Side.CLIENT, lambda messages: (messages, messages[-PROOF:]), MAX_MESSAGES)
+        self.endpoint = Endpoint(Side.CLIENT, lambda *messages: (b"".join(messages), b"".join(messages)[-PROOF:]), MAX_MESSAGES)
 
     def take_cells(self, now: float) -> list[bytes]:
         return self.endpoint.take_cells(now)

@@ -146,7 +146,7 @@ def test_no_exit_of_a_worker_dials_the_relays_own_port(member: Member) -> None:
             circuit_id, origin = raw.build(hop(member))
             stream_id = origin.endpoint.begin(member.address.host, member.address.port, 0.0)
             raw.flush(circuit_id, origin)
-            assert origin.receive(raw.cell().body, 0.0) == [StreamEnded(stream_id, EndReason.POLICY)]
+            assert origin.receive([raw.cell().body], 0.0) == [StreamEnded(stream_id, EndReason.POLICY)]
 
 
 def test_a_worker_refuses_to_extend_to_its_own_relay_by_whichever_worker(member: Member) -> None:

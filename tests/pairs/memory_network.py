@@ -93,7 +93,8 @@ class Speaker:
     def handle(self, action: Action) -> None:
         """Does what the endpoint asks for."""
         match action:
-            case Deliver(stream_id, data):
+            case Deliver(stream_id, pieces):
+                data = b"".join(pieces)
                 self.received.setdefault(stream_id, bytearray()).extend(data)
                 if stream_id in self.opened:
                     self.endpoint.taken(stream_id, len(data), self.now())
@@ -133,8 +134,8 @@ class Exit(Speaker):
             case LookUp(stream_id, host):
                 self.looked_up.append(host)
                 self.endpoint.resolved(stream_id, EndReason.DONE, (ADDRESS,), 60)
-            case Deliver(stream_id, data) if stream_id in self.opened and stream_id not in self._counting:
-                self.send(stream_id, data)
+            case Deliver(stream_id, pieces) if stream_id in self.opened and stream_id not in self._counting:
+                self.send(stream_id, b"".join(pieces))
             case PeerFinished(stream_id):
                 if stream_id in self._counting:
                     self.send(stream_id, len(self.received.get(stream_id, b"")).to_bytes(8, "big"))
@@ -250,7 +251,7 @@ class MemoryNetwork:
         if cell.command == Command.CREATED:
             self.origin.created(cell.body)
         elif cell.command == Command.RELAY:
-            for action in self.origin.receive(cell.body, self.clock()):
+            for action in self.origin.receive([cell.body], self.clock()):
                 self.client.handle(action)
         else:
             raise Unexpected("at a client")
@@ -260,9 +261,10 @@ class MemoryNetwork:
         if cell.command == Command.CREATE:
             self.send_cell(node - 1, Way.BACKWARD, Command.CREATED, relay.created(cell.body, self.clock))
         elif cell.command == Command.RELAY and relay.hop is not None and relay.exit is not None:
-            for action in relay.hop.receive_forward(cell.body, self.clock()):
+            for action in relay.hop.receive_forward([cell.body], self.clock()):
                 if isinstance(action, PassOn):
-                    self.send_cell(node, Way.FORWARD, Command.RELAY, action.body)
+                    for body in action.bodies:
+                        self.send_cell(node, Way.FORWARD, Command.RELAY, bytes(body))
                 elif isinstance(action, ExtendTo):
                     self.send_cell(node, Way.FORWARD, Command.CREATE, action.create)
                 else:

@@ -18,7 +18,7 @@ from common.circuit.endpoint import Endpoint
 from common.circuit.stream import Side
 from common.crypto.handshake import Suite
 from common.errors import EndReason, TooLarge
-from common.wire.cells import HEADER, LONG_CELL, SHORT_CELL
+from common.wire.cells import HEADER, LONG_CELL, SHORT_CELL, Bytes
 from common.wire.messages import decode_messages
 from tests.helpers import PATIENT, blocks
 from tests.pairs.memory_network import COUNTING_PORT, REFUSING_PORT, MemoryNetwork, Way
@@ -182,7 +182,12 @@ def test_a_cell_has_the_same_size_on_every_link(suite: Suite) -> None:
 def sealed_endpoint(side: Side) -> Endpoint:
     """An endpoint whose cells are its messages with a proof that the other end sees too."""
     number = count()
-    return Endpoint(side, lambda messages: (messages, _proof(next(number), messages)), 4_000)
+
+    def seal(*messages: Bytes) -> tuple[bytes, bytes]:
+        cell = b"".join(messages)
+        return cell, _proof(next(number), cell)
+
+    return Endpoint(side, seal, 4_000)
 
 
 def _proof(number: int, messages: bytes) -> bytes:
@@ -267,7 +272,8 @@ class Schedule:
                 self.dialling.add(stream_id)
             case LookUp(stream_id):
                 self.looking_up.add(stream_id)
-            case Deliver(stream_id, data):
+            case Deliver(stream_id, pieces):
+                data = b"".join(pieces)
                 self.untaken[side, stream_id] = self.untaken.get((side, stream_id), 0) + len(data)
                 self.got.setdefault((side, stream_id), bytearray()).extend(data)
 

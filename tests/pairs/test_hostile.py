@@ -292,12 +292,12 @@ def test_a_middle_relay_that_answers_extend_itself_makes_the_client_abort(suite:
     origin.created(created)
     assert selfish.hop is not None
     (body,) = origin.take_cells(0)
-    (action,) = selfish.hop.receive_forward(body, 0.0)
+    (action,) = selfish.hop.receive_forward([body], 0.0)
     extend = Extend(action.host, action.port, action.identity, action.create)  # type: ignore[union-attr]
     selfish.hop.extended(selfish.fake(extend))
     (body,) = selfish.hop.take_cells(0)
     with pytest.raises(AuthenticationFailed):
-        origin.receive(body, 0.0)
+        origin.receive([body], 0.0)
     assert not origin.built
 
 

@@ -51,7 +51,7 @@ SIDES = pytest.mark.parametrize("side", list(Side))
 def endpoint(side: Side) -> Endpoint:
     """Its cells are its messages; the proof of the n-th cell is a digest of n."""
     number = count()
-    return Endpoint(side, lambda messages: (messages, proof(next(number))), MAX_MESSAGES)
+    return Endpoint(side, lambda *messages: (b"".join(messages), proof(next(number))), MAX_MESSAGES)
 
 
 def proof(number: int) -> bytes:
@@ -136,16 +136,16 @@ def test_a_stream_from_begin_to_end() -> None:
     client.send(1, b"early")
     assert got(exit_, *said(client)) == [
         OpenTarget(1, "target", 443, Begin(1, "x", 1).flags),
-        Deliver(1, b"early"),
+        Deliver(1, [b"early"]),
     ]
     assert exit_.connected(1, ADDRESS, 60)
     exit_.send(1, b"answer")
-    assert got(client, *said(exit_)) == [Opened(1, ADDRESS), Deliver(1, b"answer")]
+    assert got(client, *said(exit_)) == [Opened(1, ADDRESS), Deliver(1, [b"answer"])]
     assert not client.finish(1)
     assert got(exit_, *said(client)) == [PeerFinished(1, closed=False)]
     exit_.send(1, b"more")
     assert exit_.finish(1)
-    assert got(client, *said(exit_)) == [Deliver(1, b"more"), PeerFinished(1, closed=True)]
+    assert got(client, *said(exit_)) == [Deliver(1, [b"more"]), PeerFinished(1, closed=True)]
     assert client.open_streams == exit_.open_streams == 0
     assert client.used_streams == exit_.used_streams == 1
 
@@ -168,7 +168,7 @@ def test_half_close_lets_the_other_direction_go_on(first: Side) -> None:
     assert one[0].sendable(1) == 0
     assert got(one[1], *said(one[0])) == [PeerFinished(1, closed=False)]
     other[0].send(1, b"still")
-    assert got(other[1], *said(other[0])) == [Deliver(1, b"still")]
+    assert got(other[1], *said(other[0])) == [Deliver(1, [b"still"])]
     assert other[0].finish(1)
     assert got(other[1], *said(other[0])) == [PeerFinished(1, closed=True)]
     assert client.open_streams == exit_.open_streams == 0
@@ -403,7 +403,7 @@ def test_a_circuit_sendme_repeats_the_proof_of_the_crossing_cell() -> None:
         for cell in client.take_cells(0):
             for action in exit_.receive(decode_messages(cell), proof(number), 0.0):
                 assert isinstance(action, Deliver)
-                exit_.taken(1, len(action.data), 0.0)
+                exit_.taken(1, sum(map(len, action.pieces)), 0.0)
             number += 1
         for message in said(exit_):
             assert isinstance(message, Sendme)

@@ -46,10 +46,10 @@ class Bench:
 
     def says(self, *messages: Message) -> list[object]:
         body = b"".join(message.encode() for message in messages)
-        return list(self.hop.receive_forward(self.sealer.seal(Kind.DELIVER, body), 0.0))
+        return list(self.hop.receive_forward([self.sealer.seal(Kind.DELIVER, body)], 0.0))
 
     def passes(self, layer: bytes) -> list[object]:
-        return list(self.hop.receive_forward(self.sealer.seal(Kind.FORWARD, layer), 0.0))
+        return list(self.hop.receive_forward([self.sealer.seal(Kind.FORWARD, layer)], 0.0))
 
     def hears(self) -> list[Message]:
         return [
@@ -111,7 +111,7 @@ def test_extend_is_handed_on_and_answered() -> None:
     assert bench.says(EXTEND) == [ExtendTo("next", 9_001, NEXT, b"c" * CREATE_BODY)]
     bench.hop.extended(CREATED)
     assert bench.hears() == [Extended(CREATED)]
-    assert bench.passes(b"the next hop's layer") == [PassOn(b"the next hop's layer")]
+    assert bench.passes(b"the next hop's layer") == [PassOn([b"the next hop's layer"])]
 
 
 def test_extend_to_itself_is_refused() -> None:
@@ -159,7 +159,7 @@ def test_drop_beside_other_messages_is_taken_out() -> None:
     bench = Bench()
     assert bench.says(Drop(3), Begin(1, "target", 80), Drop(3), Data(1, b"x")) == [
         OpenTarget(1, "target", 80, BeginFlags.ANY),
-        Deliver(1, b"x"),
+        Deliver(1, [b"x"]),
     ]
     assert bench.says(Resolve(2, "name")) == [LookUp(2, "name")]
     assert len(Bench().says(Drop(1), EXTEND)) == 1
@@ -205,11 +205,11 @@ def test_a_hop_that_is_not_addressed_reads_nothing(suite: Suite) -> None:
     bench = Bench(suite)
     with pytest.raises(AuthenticationFailed):
         bench.hop.receive_forward(
-            SUITES[suite].sealer(b"x" * 32).seal(Kind.DELIVER, Begin(1, "t", 1).encode()), 0.0
+            [SUITES[suite].sealer(b"x" * 32).seal(Kind.DELIVER, Begin(1, "t", 1).encode())], 0.0
         )
 
 
 def test_malformed_messages_end_the_circuit() -> None:
     bench = Bench()
     with pytest.raises(Malformed):
-        bench.hop.receive_forward(bench.sealer.seal(Kind.DELIVER, b"\xff\0\1\0\0"), 0.0)
+        bench.hop.receive_forward([bench.sealer.seal(Kind.DELIVER, b"\xff\0\1\0\0")], 0.0)

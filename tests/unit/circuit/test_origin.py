@@ -10,6 +10,7 @@ from common.circuit.origin import Origin, PathHop
 from common.crypto.handshake import Suite, answer
 from common.crypto.layers import MAX_HOPS, SUITES, Kind, Opener, Sealer
 from common.errors import AuthenticationFailed, ProtocolError, TooLarge, Unexpected
+from common.wire.cells import Bytes
 from common.wire.messages import (
     CREATED_BODY,
     Begin,
@@ -54,10 +55,11 @@ class Bench:
 
     def says(self, speaker: int, *messages: Message) -> list[Action]:
         body = b"".join(message.encode() for message in messages)
-        return self.origin.receive(self.layered(speaker, body), 0.0)
+        return self.origin.receive([self.layered(speaker, body)], 0.0)
 
     def extend(self) -> Extend:
         """What the origin says to its last hop: it must be EXTEND."""
+        body: Bytes
         (body,) = self.origin.take_cells(0)
         for opener in self.openers:
             _, body = opener.open(body)
@@ -134,7 +136,7 @@ def test_a_wrong_extended_builds_nothing() -> None:
 
 def test_a_relay_cell_before_created_is_refused() -> None:
     with pytest.raises(ProtocolError):
-        Bench(1).origin.receive(bytes(200), 0.0)
+        Bench(1).origin.receive([bytes(200)], 0.0)
 
 
 @pytest.mark.parametrize("message", [Begin(1, "t", 1), Data(1, b"x"), Extend("h", 1, bytes(32), bytes(1_282))])

@@ -17,7 +17,7 @@ CELL = 15_855
 
 def client(streams: int = 1) -> Endpoint:
     """A client's end with open streams 1, 2, ..."""
-    end = Endpoint(Side.CLIENT, lambda messages: (messages, PROOF), 15_865)
+    end = Endpoint(Side.CLIENT, lambda *messages: (b"".join(messages), PROOF), 15_865)
     for _ in range(streams):
         stream_id = end.begin("target", 1, 0.0)
         end.take_cells(0.0)
@@ -94,7 +94,7 @@ def test_a_window_that_shrank_below_what_is_unmarked_gets_a_mark_of_its_own() ->
 
 def receives(*cells: list[Message]) -> None:
     """An exit's end gets these cells."""
-    end = Endpoint(Side.EXIT, lambda messages: (messages, PROOF), 15_865)
+    end = Endpoint(Side.EXIT, lambda *messages: (b"".join(messages), PROOF), 15_865)
     for cell in cells:
         end.receive(cell, PROOF, 0.0)
         end.take_cells(0.0)

@@ -6,6 +6,7 @@ from common.circuit.trace import MAX_CELLS, Trace
 from common.crypto.handshake import HopKeys, Suite
 from common.crypto.layers import SUITES, Kind
 from common.crypto.onion import LayerStack
+from common.wire.cells import Bytes
 from common.wire.messages import Begin, Data
 
 BEGIN, DATA = Begin(7, "secret.example", 80).encode(), Data(7, b"secret").encode()
@@ -60,11 +61,12 @@ def test_a_malformed_rest_is_left_to_who_decodes_it(data: bytes) -> None:
 
 @pytest.mark.parametrize("suite", list(Suite))
 def test_a_tap_sees_the_size_of_every_layer_and_changes_none(suite: Suite) -> None:
+    layer: Bytes
     keys = [HopKeys(suite, bytes([hop]) * 32, bytes([hop + 100]) * 32) for hop in range(3)]
     tapped = LayerStack()
     for key in keys:
         tapped.add(key)
-    seen: list[tuple[bool, bytes, tuple[int, ...]]] = []
+    seen: list[tuple[bool, Bytes, tuple[int, ...]]] = []
     tapped.tap = lambda out, messages, sizes: seen.append((out, messages, tuple(sizes)))
     layer, _ = tapped.originate(DATA)
     sizes = []
