@@ -55,7 +55,7 @@ class Hop:
         self.state = HopState.FRESH
         self.endpoint = Endpoint(Side.EXIT, self._originate, parts.max_messages)
 
-    def receive_forward(self, bodies: Sequence[bytes], now: float) -> list[Action]:
+    def receive_forward(self, bodies: Sequence[Bytes], now: float) -> list[Action]:
         """Cells from the client's side; raises `ProtocolError`."""
         actions: list[Action] = []
         passed_on: list[Bytes] = []
@@ -65,12 +65,12 @@ class Hop:
                 self._step(Got.LAYER)
                 passed_on.append(inner)
             else:
-                self._receive_messages(inner, body[-PROOF:], now, actions)
+                self._receive_messages(inner, bytes(body[-PROOF:]), now, actions)
         if passed_on:
             actions.append(PassOn(passed_on))
         return actions
 
-    def receive_backward(self, body: bytes) -> bytes:
+    def receive_backward(self, body: Bytes) -> bytes:
         """A cell from the next hop, one layer thicker for the client; raises `TooLarge`, `Unexpected`."""
         if self.state is not HopState.MIDDLE:
             raise Unexpected("a backward cell before the next hop answered")
@@ -79,14 +79,14 @@ class Hop:
             raise TooLarge("no room for another layer")
         return layer
 
-    def extended(self, created: bytes) -> None:
+    def extended(self, created: Bytes) -> None:
         """The next relay answered CREATE with this body; raises `Malformed` unless it has 1,152 bytes."""
         if self.state is not HopState.EXTENDING:
             raise Unexpected("CREATED that nobody asked for")
         if len(created) != CREATED_BODY:
             raise Malformed("not a CREATED")
         self.state = HopState.MIDDLE
-        self.endpoint.tell(Extended(created))
+        self.endpoint.tell(Extended(bytes(created)))
 
     def take_cells(self, now: float) -> list[bytes]:
         """The cell bodies this hop itself sends to the client; see `Endpoint.take_cells`."""

@@ -14,6 +14,7 @@ from common.crypto.handshake import ClientHandshake, Suite
 from common.crypto.layers import MAX_HOPS, SUITES
 from common.crypto.onion import LayerStack, Tap
 from common.errors import TooLarge, Unexpected
+from common.wire.cells import Bytes
 from common.wire.messages import Drop, Extend, Extended, decode_messages
 
 
@@ -52,13 +53,13 @@ class Origin:
         """Whether all hops have proved themselves."""
         return len(self._stack) == len(self._path)
 
-    def created(self, body: bytes) -> list[Action]:
+    def created(self, body: Bytes) -> list[Action]:
         """The first hop's CREATED; raises `ProtocolError`."""
         if len(self._stack):
             raise Unexpected("CREATED twice")
-        return self._add_hop(body)
+        return self._add_hop(bytes(body))
 
-    def receive(self, bodies: Sequence[bytes], now: float) -> list[Action]:
+    def receive(self, bodies: Sequence[Bytes], now: float) -> list[Action]:
         """RELAY cells from the first hop; raises `ProtocolError`."""
         actions: list[Action] = []
         for body in bodies:

@@ -193,7 +193,7 @@ class Link:
             elif drained:
                 self._owner.link_drained(self, drained)
 
-    def send(self, circuit_id: int, command: int, body: bytes) -> None:
+    def send(self, circuit_id: int, command: int, body: Bytes) -> None:
         """`queue`, then `flush`."""
         self.queue(circuit_id, command, body)
         self.flush()

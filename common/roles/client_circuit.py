@@ -19,7 +19,7 @@ from common.net.turn import TURN
 from common.roles.circuit_end import Attachment, CircuitEnd
 from common.roles.links import Links
 from common.roles.wish import RETRIED, Isolation, Opening, Question, Wish
-from common.wire.cells import Command
+from common.wire.cells import Bytes, Command
 from common.wire.messages import IPAddress, Sought
 
 MAX_STREAMS = 60_000  # of the 65,535 ids: room for what is asked for while the next circuit is built
@@ -210,7 +210,7 @@ class ClientCircuit(CircuitEnd):
 
     # ---- CircuitSide: the link's reader
 
-    def cells(self, bodies: Sequence[bytes]) -> None:
+    def cells(self, bodies: Sequence[Bytes]) -> None:
         """From the relays."""
         now = monotonic()
         claimed: list[tuple[Action, Attachment | None]] = []
@@ -222,7 +222,7 @@ class ClientCircuit(CircuitEnd):
         for action, attachment in claimed:
             self._perform(action, attachment)
 
-    def created(self, body: bytes) -> None:
+    def created(self, body: Bytes) -> None:
         """From the first hop."""
         with self.lock:
             if self.closed:

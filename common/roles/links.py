@@ -22,7 +22,7 @@ from common.errors import Closed, DestroyReason, ProtocolError, TooLarge, Unexpe
 from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.turn import TURN
-from common.wire.cells import Cell, Command, decode_destroy, encode_destroy
+from common.wire.cells import Bytes, Cell, Command, decode_destroy, encode_destroy
 
 MAX_CIRCUITS = 8_192  # per link: a busy pair of relays; each costs about 30 KiB of keys and tables
 MAX_LINKS = 4_096  # each is two threads and a buffer of 256 KiB
@@ -40,10 +40,10 @@ Place = tuple[bytes, str, int]  # identity, host and port of a relay
 class CircuitSide(Protocol):
     """A circuit as one of its links sees it. All methods are called on the link's reader, and never wait."""
 
-    def cells(self, bodies: Sequence[bytes]) -> None:
+    def cells(self, bodies: Sequence[Bytes]) -> None:
         """RELAY cells in order; raises `ProtocolError`, and the circuit is then failed."""
 
-    def created(self, body: bytes) -> None:
+    def created(self, body: Bytes) -> None:
         """The other side answered CREATE; raises as `cells`."""
 
     def failed(self, reason: DestroyReason) -> None:
@@ -59,10 +59,10 @@ class CircuitSide(Protocol):
 class _Closing:
     """Stands in for a circuit whose DESTROY was sent and not yet answered."""
 
-    def cells(self, bodies: Sequence[bytes]) -> None:
+    def cells(self, bodies: Sequence[Bytes]) -> None:
         """Were sent before the peer knew."""
 
-    def created(self, body: bytes) -> None:
+    def created(self, body: Bytes) -> None:
         """Likewise."""
 
     def failed(self, reason: DestroyReason) -> None:
@@ -306,7 +306,7 @@ class Links:
         try:
             if len(table) >= MAX_CIRCUITS:
                 raise TooLarge("too many circuits on the link")
-            table[circuit_id] = self._new_circuit(link, circuit_id, body)
+            table[circuit_id] = self._new_circuit(link, circuit_id, bytes(body))
         except ProtocolError as error:
             table[circuit_id] = _CLOSING
             link.queue(circuit_id, Command.DESTROY, encode_destroy(error.reason))

@@ -13,7 +13,7 @@ from common.net.turn import TURN
 from common.roles.circuit_end import Attachment, CircuitEnd
 from common.roles.exit import TTL, Exit, ExitStream
 from common.roles.links import Links
-from common.wire.cells import Command
+from common.wire.cells import Bytes, Command
 from common.wire.messages import BeginFlags, IPAddress, Sought
 
 _logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class RelayCircuit(CircuitEnd):
 
     # ---- from the client's side
 
-    def cells(self, bodies: Sequence[bytes]) -> None:
+    def cells(self, bodies: Sequence[Bytes]) -> None:
         """One layer comes off each."""
         now = monotonic()
         claimed: list[tuple[Action, Attachment | None]] = []
@@ -52,7 +52,7 @@ class RelayCircuit(CircuitEnd):
         for action, attachment in claimed:
             self._perform(action, attachment)
 
-    def created(self, body: bytes) -> None:
+    def created(self, body: Bytes) -> None:
         """Not from this side."""
         raise Unexpected("CREATED from the client's side")
 
@@ -137,7 +137,7 @@ class _Next:
     def __init__(self, circuit: RelayCircuit) -> None:
         self._circuit = circuit
 
-    def cells(self, bodies: Sequence[bytes]) -> None:
+    def cells(self, bodies: Sequence[Bytes]) -> None:
         """Each gets one layer more."""
         circuit = self._circuit
         with circuit.lock:
@@ -147,7 +147,7 @@ class _Next:
             circuit.link.queue(circuit.circuit_id, Command.RELAY, *layers)
         TURN.flush(circuit.link)
 
-    def created(self, body: bytes) -> None:
+    def created(self, body: Bytes) -> None:
         """The circuit is longer by a hop."""
         circuit = self._circuit
         with circuit.lock:

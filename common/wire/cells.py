@@ -43,7 +43,7 @@ class Cell(NamedTuple):
 
     circuit_id: int
     command: int
-    body: bytes
+    body: Bytes
 
 
 def encode_cell(circuit_id: int, command: int, body: Bytes) -> bytes:
@@ -61,7 +61,7 @@ def encode_hello(versions: tuple[int, ...] = VERSIONS) -> bytes:
     return bytes([len(versions)]) + b"".join(version.to_bytes(2, "big") for version in versions)
 
 
-def choose_version(hello: bytes, own: tuple[int, ...] = VERSIONS) -> int:
+def choose_version(hello: Bytes, own: tuple[int, ...] = VERSIONS) -> int:
     """The highest version that both sides speak; `Malformed` when there is none, or the body is not a HELLO."""
     if not hello or len(hello) != 1 + 2 * hello[0]:
         raise Malformed("not a HELLO")
@@ -77,7 +77,7 @@ def encode_destroy(reason: DestroyReason) -> bytes:
     return bytes([reason])
 
 
-def decode_destroy(body: bytes) -> DestroyReason:
+def decode_destroy(body: Bytes) -> DestroyReason:
     """The reason in a DESTROY; raises `Malformed`."""
     if len(body) != 1:
         raise Malformed("DESTROY is one byte")

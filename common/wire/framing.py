@@ -23,6 +23,7 @@ class CellReader:
         if self._rest:
             data = self._rest + data
         cells: list[Cell] = []
+        view = memoryview(data)
         at, end = 0, len(data)
         while end - at > _COMMAND_AT:
             size = _SIZES.get(data[at + _COMMAND_AT])
@@ -41,6 +42,6 @@ class CellReader:
             command &= ~LONG_FLAG
             if (circuit_id == 0) != (command in LINK_COMMANDS):
                 raise Malformed("circuit id does not fit the command")
-            cells.append(Cell(circuit_id, command, data[body_at:body_end]))
+            cells.append(Cell(circuit_id, command, view[body_at:body_end]))
         self._rest = data[at:]
         return cells

@@ -18,6 +18,7 @@ from common.roles import exit as exit_module
 from common.roles.client import Client, _Quiet
 from common.roles.client_circuit import ClientCircuit
 from common.roles.wish import Opening
+from common.wire.cells import Bytes
 from tests.net.in_process import (
     NETWORK,
     InProcess,
@@ -586,7 +587,7 @@ class _Mute:
     def cells(self, bodies: object) -> None:
         pass
 
-    def created(self, body: bytes) -> None:
+    def created(self, body: Bytes) -> None:
         raise AssertionError("nobody is asked to create anything")
 
     def failed(self, reason: object) -> None:

@@ -20,6 +20,7 @@ from common.roles.client import Client, _Quiet
 from common.roles.client_circuit import ClientCircuit
 from common.roles.pool import PathWishes
 from common.roles.wish import Opening
+from common.wire.cells import Bytes
 from tests.net.in_process import NETWORK, PATIENCE, InProcess, Member, circuit_of, threads, wait_until
 from tests.system.targets import Target, echo
 
@@ -156,7 +157,7 @@ class Mute:
     def cells(self, bodies: object) -> None:
         pass
 
-    def created(self, body: bytes) -> None:
+    def created(self, body: Bytes) -> None:
         pass
 
     def failed(self, reason: object) -> None:

@@ -14,7 +14,7 @@ from common.net.link import Link
 from common.net.listener import Listener
 from common.roles import links as links_module
 from common.roles.links import CircuitSide, Links
-from common.wire.cells import Command
+from common.wire.cells import Bytes, Command
 from tests.net.in_process import PATIENCE, threads, wait_until
 from tests.net.links import node
 from tests.system.targets import unused_port
@@ -28,11 +28,11 @@ class Side:
         self.ended: list[DestroyReason] = []
         self._changed = threading.Condition()
 
-    def cells(self, bodies: Sequence[bytes]) -> None:
+    def cells(self, bodies: Sequence[Bytes]) -> None:
         for body in bodies:
             self.created(body)
 
-    def created(self, body: bytes) -> None:
+    def created(self, body: Bytes) -> None:
         if body == b"fault":
             raise Unexpected("as asked")
         if body == b"bug":

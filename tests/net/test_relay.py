@@ -391,7 +391,7 @@ def test_a_hop_that_answers_extend_itself_is_found_out(network: InProcess) -> No
     origin.created(raw.cell().body)
     impostor = Origin([path[0]], SUITE)
     raw.say(2, Command.CREATE, impostor.create)
-    made_up = raw.cell().body
+    made_up = bytes(raw.cell().body)
     assert origin._handshake is not None
     with pytest.raises(AuthenticationFailed):
         origin._add_hop(made_up)

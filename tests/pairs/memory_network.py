@@ -259,7 +259,7 @@ class MemoryNetwork:
     def _relay_receives(self, node: int, cell: Cell) -> None:
         relay = self.relays[node - 1]
         if cell.command == Command.CREATE:
-            self.send_cell(node - 1, Way.BACKWARD, Command.CREATED, relay.created(cell.body, self.clock))
+            self.send_cell(node - 1, Way.BACKWARD, Command.CREATED, relay.created(bytes(cell.body), self.clock))
         elif cell.command == Command.RELAY and relay.hop is not None and relay.exit is not None:
             for action in relay.hop.receive_forward([cell.body], self.clock()):
                 if isinstance(action, PassOn):
