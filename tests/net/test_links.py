@@ -24,7 +24,7 @@ class Side:
     """A circuit that records what it is told; a body of b"fault" is a protocol fault, b"bug" a bug."""
 
     def __init__(self) -> None:
-        self.bodies: list[bytes] = []
+        self.bodies: list[Bytes] = []
         self.ended: list[DestroyReason] = []
         self._changed = threading.Condition()
 

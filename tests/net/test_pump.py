@@ -225,6 +225,35 @@ def test_slow_peer_the_queue_grows_and_drained_adds_up(pump: Pump, pair: Pair, p
     assert plug.queued == 0
 
 
+@both_kinds
+def test_pieces_of_one_write_arrive_in_order_however_many_they_are(
+    pump: Pump, pair: Pair, peers: list[socket.socket]
+) -> None:
+    owner = Recorder()
+    plug, peer = attached(pump, pair, owner, peers)
+    pieces = [os.urandom(size % 7_000) for size in range(0, 700 * plug_module.GATHER, 700)] * 3  # some are empty
+    data = b"".join(pieces)
+    assert len(pieces) > 2 * plug_module.GATHER
+    taken = plug.write(*pieces)
+    plug.write(b"and ", b"", b"more")
+    plug.finish()
+    assert read_all(peer) == data + b"and more"
+    owner.until(lambda: owner.drained == len(data) + 8 - taken)
+    assert plug.queued == 0
+
+
+@both_kinds
+def test_writing_nothing_is_nothing(pump: Pump, pair: Pair, peers: list[socket.socket]) -> None:
+    owner = Recorder()
+    plug, peer = attached(pump, pair, owner, peers)
+    assert plug.write() == plug.write(b"") == plug.write(b"", b"") == 0
+    settled(pump)
+    assert plug.queued == 0
+    assert plug._interest == READ  # nobody waits for room
+    plug.finish()
+    assert read_all(peer) == b""
+
+
 # ---- ends ----
 
 

@@ -130,6 +130,19 @@ def test_drop_is_thrown_away(side: Side) -> None:
     assert end.take_cells(0) == []
 
 
+def test_what_cells_bring_one_after_the_other_is_delivered_together() -> None:
+    client = opened(Side.CLIENT)
+    actions = client.receive([Data(1, b"a"), Data(1, b"b")], NO_PROOF, 0.0)
+    assert client.receive([Data(1, b"c"), MESSAGES[Event.GOT_END_SENDING]], NO_PROOF, 0.0, actions) is actions
+    assert actions == [Deliver(1, [b"a", b"b", b"c"]), PeerFinished(1, closed=False)]
+
+
+def test_streams_that_alternate_keep_the_order_of_their_bytes() -> None:
+    exit_ = endpoint(Side.EXIT)
+    came = got(exit_, Begin(1, "t", 1), Begin(2, "t", 1), Data(1, b"a"), Data(2, b"b"), Data(1, b"c"), Data(1, b"d"))
+    assert came[2:] == [Deliver(1, [b"a"]), Deliver(2, [b"b"]), Deliver(1, [b"c", b"d"])]
+
+
 def test_a_stream_from_begin_to_end() -> None:
     client, exit_ = endpoint(Side.CLIENT), endpoint(Side.EXIT)
     assert client.begin("target", 443, 0.0) == 1
