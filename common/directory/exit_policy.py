@@ -182,7 +182,10 @@ class ExitPolicy:
         return self._decide(ip, port)
 
     def _decide(self, ip: IpAddress, port: int) -> bool:
-        return next((rule.accept for rule in self.rules if rule.fits(ip, port)), False)
+        for rule in self.rules:
+            if rule.fits(ip, port):
+                return rule.accept
+        return False
 
     def may_allow_port(self, port: int) -> bool:
         """Whether some address may be dialled on `port`: for choosing an exit before a name's address is known."""
