@@ -9,6 +9,7 @@
 * Three words stand for lists of rules: `default` (public addresses), `local` (the same and loopback), `none`.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
@@ -40,7 +41,9 @@ _SPECIAL_4 = tuple(
         "224.0.0.0/4",  # multicast
         "240.0.0.0/4",  # reserved, broadcast
     )
-)
+)  # in order
+_FIRST_4 = [int(network.network_address) for network in _SPECIAL_4]  # searched, not tried: each stream asks
+_LAST_4 = [int(network.broadcast_address) for network in _SPECIAL_4]
 _PUBLIC_6 = IPv6Network("2000::/3")  # loopback, link-local, unique local, multicast, IPv4 forms lie outside
 _SPECIAL_6 = tuple(
     IPv6Network(text)
@@ -64,7 +67,8 @@ def is_special(ip: IpAddress) -> bool:
     """Whether `ip` is private, loopback, link-local, multicast, documentation or otherwise not a public host."""
     ip = unmap(ip)
     if isinstance(ip, IPv4Address):
-        return any(ip in network for network in _SPECIAL_4)
+        number = int(ip)
+        return number <= _LAST_4[bisect_right(_FIRST_4, number) - 1]  # the first begins at 0: one is found always
     if ip in _NAT64:
         return is_special(_inside_nat64(ip))
     return ip not in _PUBLIC_6 or any(ip in network for network in _SPECIAL_6)
@@ -178,7 +182,10 @@ class ExitPolicy:
         return self._decide(ip, port)
 
     def _decide(self, ip: IpAddress, port: int) -> bool:
-        return next((rule.accept for rule in self.rules if rule.fits(ip, port)), False)
+        for rule in self.rules:
+            if rule.fits(ip, port):
+                return rule.accept
+        return False
 
     def may_allow_port(self, port: int) -> bool:
         """Whether some address may be dialled on `port`: for choosing an exit before a name's address is known."""

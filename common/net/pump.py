@@ -95,7 +95,8 @@ class Pump:
 
         After `stop` the socket is closed at once and the owner hears nothing.
         """
-        _prepare(sock)
+        sock.setblocking(False)
+        _send_at_once(sock)
         plug = Plug(self, sock, owner)
         self._adopt(plug, plug.look)
         return plug
@@ -109,8 +110,8 @@ class Pump:
         """
         sock, error = self._no_socket, None
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            _prepare(sock)
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            _send_at_once(sock)
             sock.connect(address)
         except BlockingIOError:
             pass
@@ -118,9 +119,7 @@ class Pump:
             error = failure
         plug = Plug(self, sock, owner, connecting=True)
         if error is None:
-            late = TimeoutError(f"not connected within {timeout:g} s")
-            plug.expire_at(self.call_later(timeout, partial(plug.broken, late)))
-            self._adopt(plug, plug.look)
+            self._adopt(plug, partial(self._await, plug, timeout))
         else:
             self._adopt(plug, partial(plug.broken, error))
         return plug
@@ -174,6 +173,15 @@ class Pump:
             self.call(begin)
 
     # ---- the pump's thread: for plugs and listeners ----
+
+    def _await(self, plug: Plug, timeout: float) -> None:
+        """Begins to wait for a connect."""
+
+        def late() -> None:
+            plug.broken(TimeoutError(f"not connected within {timeout:g} s"))
+
+        plug.expire_at(self.call_later(timeout, late))
+        plug.look()
 
     def watch(self, fd: int, events: int, handler: Handler) -> None:
         """Changes the interest in a descriptor."""
@@ -303,13 +311,11 @@ class _Listener:
         self._pump.forget(self)
 
 
-def _prepare(sock: socket.socket) -> None:
-    sock.setblocking(False)
-    if sock.family in (socket.AF_INET, socket.AF_INET6):
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:
-            pass  # reset already (macOS says so here): reading reports it
+def _send_at_once(sock: socket.socket) -> None:
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:
+        pass  # not TCP; or reset already (macOS says so here): reading reports it
 
 
 def _hang_up(sock: socket.socket) -> None:

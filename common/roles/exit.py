@@ -52,7 +52,9 @@ class Exit:
         """`own_addresses`: the network's ports that this relay knows, which no policy opens."""
         self.pump = pump
         self.policy = policy
-        self._own = {(address.host, address.port) for address in own_addresses}
+        self._own: dict[int, set[str]] = {}  # hosts by port: of most targets no host need be looked at
+        for address in own_addresses:
+            self._own.setdefault(address.port, set()).add(address.host)
         self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver")
         self._room = threading.BoundedSemaphore(MAX_LOOKUPS)
 
@@ -63,8 +65,13 @@ class Exit:
     def allows(self, address: IPAddress, port: int) -> bool:
         """Whether this very address may be dialled."""
         address = unmap(address)
-        hosts = (str(address), *_EVERY_HOST) if address.is_loopback else (str(address),)
-        return not any((host, port) in self._own for host in hosts) and self.policy.allows(address, port)
+        return not self._is_own(address, port) and self.policy.allows(address, port)
+
+    def _is_own(self, address: IPAddress, port: int) -> bool:
+        hosts = self._own.get(port)
+        if hosts is None:
+            return False
+        return str(address) in hosts or (address.is_loopback and not hosts.isdisjoint(_EVERY_HOST))
 
     @property
     def is_exit(self) -> bool:

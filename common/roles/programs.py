@@ -11,6 +11,7 @@ import re
 import struct
 import threading
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -108,16 +109,18 @@ class AddressNotices:
         self._busy = False  # a look is under way, or one was a moment ago
         self._closed = False
 
-    def note(self, ends: Ends, otherwise: tuple[str, ...], then: Callable[[], None]) -> None:
+    def note(self, ends: Callable[[], Ends], otherwise: tuple[str, ...], then: Callable[[], None]) -> None:
         """A program asked for an address. `otherwise` stands for it when it cannot be found; it is not shown.
 
+        `ends` is called only when it is looked for, and raises `OSError` when the connection is gone.
         `then` goes on with the request: at once, or after a look that begins now, on the pump's thread. Served at
         once, a program may have ended before it is found.
         """
         with self._lock:
             look = not self._busy and not self._closed and len(self._told) < _MAX_TOLD
             if look or len(self._waiting) < _MAX_WAITING:
-                self._waiting[ends] = otherwise
+                with suppress(OSError):
+                    self._waiting[ends()] = otherwise
             self._busy |= look
         if look:
             self._begin(then)

@@ -116,17 +116,12 @@ class Proxy:
         """Whether the program may have looked a name up by itself: it asks for an address not learned here."""
         return request.command is ProxyCommand.CONNECT and request.literal_ip and request.host not in self._answers
 
-    def warn(self, request: Request, ends: Ends, then: Callable[[], None]) -> None:
+    def warn(self, request: Request, ends: Callable[[], Ends], then: Callable[[], None]) -> None:
         """Says once that a program asks for addresses; `then` goes on with the request."""
         self._notices.note(ends, (str(self.address), *(request.isolation or ())), then)
 
     def _accepted(self, sock: socket.socket) -> None:
-        try:
-            ends = (sock.getpeername()[:2], sock.getsockname()[:2])
-        except OSError:  # it is gone already
-            sock.close()
-            return
-        _Conversation(self, ends).begin(sock)
+        _Conversation(self, sock).begin()
 
 
 def _listen(address: Address) -> socket.socket:
@@ -146,19 +141,19 @@ def _listen(address: Address) -> socket.socket:
 class _Conversation:
     """One program's connection until its stream is open: a `PlugOwner`. The pump's thread, but for answers."""
 
-    def __init__(self, proxy: Proxy, ends: Ends) -> None:
+    def __init__(self, proxy: Proxy, sock: socket.socket) -> None:
         self._proxy = proxy
         self._streams = proxy.streams
-        self._ends = ends
+        self._sock = sock
         self._handshake: Handshake | HttpHandshake | None = None
         self._asked = False
         self._timer: Timer | None = None
         self._plug: Plug | None = None
 
-    def begin(self, sock: socket.socket) -> None:
+    def begin(self) -> None:
         """Takes the socket the pump accepted."""
         self._timer = self._streams.pump.call_later(HANDSHAKE_TIME, self._too_slow)
-        self._plug = self._streams.pump.attach(sock, self)
+        self._plug = self._streams.pump.attach(self._sock, self)
 
     # ---- PlugOwner
 
@@ -203,6 +198,9 @@ class _Conversation:
         self._cancel_timer()
 
     # ---- helpers
+
+    def _ends(self) -> Ends:
+        return self._sock.getpeername()[:2], self._sock.getsockname()[:2]
 
     def _serve(self, plug: Plug, handshake: Handshake | HttpHandshake, request: Request) -> None:
         if not self._proxy.may_leak(request):

@@ -2,6 +2,7 @@
 
 import re
 import struct
+from typing import Any
 
 from common.errors import Malformed
 
@@ -28,6 +29,15 @@ class Reader:
         taken = self._data[self._at : end]
         self._at = end
         return taken
+
+    def unpack(self, fields: struct.Struct) -> tuple[Any, ...]:
+        """Several fields at once, which is faster; raises as `take`."""
+        try:
+            values = fields.unpack_from(self._data, self._at)
+        except struct.error:
+            raise Malformed("truncated") from None
+        self._at += fields.size
+        return values
 
     def u8(self) -> int:
         """One byte."""

@@ -15,6 +15,7 @@ for an address's name. Their answer is `granted((answer, 0))`.
 
 import hmac
 import ipaddress
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
@@ -168,11 +169,18 @@ def _raw(text: str) -> bytes:
 
 def is_address(host: str) -> bool:
     """Whether `host` is an IPv4 or IPv6 address rather than a name."""
+    if not (":" in host or host[-1:].isdigit()):
+        return False  # as most are
     try:
         ipaddress.ip_address(host)
     except ValueError:
         return False
     return True
+
+
+def _spell(packed: bytes) -> str:
+    """An address in its usual form."""
+    return socket.inet_ntoa(packed) if len(packed) == 4 else str(ipaddress.IPv6Address(packed))
 
 
 def is_name(raw: bytes) -> bool:
@@ -271,10 +279,11 @@ class Handshake:
         raw = self._take(start + size)[start:]
         port = int.from_bytes(self._take(2), "big")
         if kind != _NAME:
-            return self._asked(command, str(ipaddress.ip_address(raw)), port)
+            return self._asked(command, _spell(raw), port, literal=True)
         if not is_name(raw):
             return Fail(reply5(Reply5.FAILURE), "a name that is not printable ASCII")
-        return self._asked(command, raw.decode("ascii"), port)
+        name = raw.decode("ascii")
+        return self._asked(command, name, port, is_address(name))
 
     def _request4(self) -> Step | None:
         held = self._held
@@ -302,11 +311,10 @@ class Handshake:
         if name is not None and not is_name(name):
             return Fail(reply4(Reply4.REJECTED), "a name that is not printable ASCII")
         self._credentials = (credential(user), "") if user else None
-        host = str(ipaddress.IPv4Address(fixed[4:8])) if name is None else name.decode("ascii")
-        return self._asked(_COMMANDS[fixed[1]], host, int.from_bytes(fixed[2:4], "big"))
+        host = _spell(fixed[4:8]) if name is None else name.decode("ascii")
+        return self._asked(_COMMANDS[fixed[1]], host, int.from_bytes(fixed[2:4], "big"), is_address(host))
 
-    def _asked(self, command: ProxyCommand, host: str, port: int) -> Step:
-        literal = is_address(host)
+    def _asked(self, command: ProxyCommand, host: str, port: int, literal: bool) -> Step:
         if command is ProxyCommand.CONNECT and port == 0:
             return Fail(self.refused(EndReason.INTERNAL), "port 0")
         if command is ProxyCommand.RESOLVE_PTR and not literal:

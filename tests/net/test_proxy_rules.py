@@ -282,15 +282,30 @@ def test_a_program_that_cannot_be_found_is_told_by_its_credentials(
 ) -> None:
     monkeypatch.setattr(programs, "PAUSE", 0.1)
     notices = AddressNotices(client.pump)
-    gone = (("127.0.0.1", 1), ("127.0.0.1", 2))
+    unknown = (("127.0.0.1", 1), ("127.0.0.1", 2))
     for otherwise in (("port", "a"), ("port", "a"), ("port", "b")):
         went_on = threading.Event()
-        notices.note(gone, otherwise, went_on.set)
+        notices.note(lambda: unknown, otherwise, went_on.set)
         assert went_on.wait(PATIENCE)
         wait_until(lambda: not notices._busy)
     notices.close()
     assert len(caplog.records) == 2
     assert all("could not be identified" in record.getMessage() for record in caplog.records)
+
+
+def test_a_program_whose_connection_is_gone_is_not_looked_for(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as gone:
+        pass
+    notices = AddressNotices(client.pump)
+    went_on = threading.Event()
+    notices.note(gone.getpeername, ("port", "a"), went_on.set)
+    assert went_on.is_set(), "at once, on this thread"
+    assert not notices._busy
+    assert notices._thread is None
+    notices.close()
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])

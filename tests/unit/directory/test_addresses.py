@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from common.directory.addresses import Address, neighbourhood, parse_address, parse_listen, unmap
+from common.directory.addresses import Address, ip_of, neighbourhood, parse_address, parse_listen, unmap
 from common.errors import Malformed
 
 
@@ -63,6 +63,31 @@ def test_an_address_is_read_and_written(text: str, host: str, port: int) -> None
 def test_what_is_not_an_address_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(Malformed, match=r"write|not|neither|stands|zone"):
         parse_address(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "127.0.0.1", "0.0.0.0", "255.255.255.255", "::1", "2001:DB8::1", "::ffff:10.0.0.1", "fe80::1%eth0",
+    ],
+)  # fmt: skip
+def test_the_ip_address_of_a_host_is_what_the_standard_library_reads(text: str) -> None:
+    assert ip_of(text) == ip_address(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", ".", "1", "127.1", "1.2.3", "1.2.3.4.5", "1.2.3.4.", ".1.2.3.4", "01.2.3.4", "1.2.3.00", "0x7f.0.0.1",
+        "256.0.0.1", "1.2.3.256", "1.2.3.4444", "+1.2.3.4", "1.2.3.-4", "1. 2.3.4", " 1.2.3.4", "1.2.3.4\n", "1.2..4",
+        "1.2.3.4/32", "1.2.3.٣", "1.2.3.²", "\ud8001.2.3.4", "\x001.2.3.4", "1.2.3\x00.4", "example.org", "a1", ":", "[::1]",
+        "1.2.3.4:5", "2130706433",
+    ],
+)  # fmt: skip
+def test_what_the_standard_library_does_not_read_is_no_ip_address(text: str) -> None:
+    assert ip_of(text) is None
+    with pytest.raises(ValueError, match="address"):
+        ip_address(text)
 
 
 def test_only_a_listening_address_may_have_port_0() -> None:

@@ -1,10 +1,10 @@
 """Exit policies: every forbidden range, in every form an address can take."""
 
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
-from common.directory.exit_policy import MAX_RULES, MAX_TEXT, SHORTHANDS, ExitPolicy, is_special
+from common.directory.exit_policy import _SPECIAL_4, MAX_RULES, MAX_TEXT, SHORTHANDS, ExitPolicy, is_special
 from common.errors import Malformed
 
 FORBIDDEN_4 = [
@@ -50,6 +50,13 @@ def test_public_addresses_are_allowed(text: str) -> None:
     for policy in OPEN_TO_ALL_PUBLIC:
         assert ExitPolicy.parse(policy).allows(ip_address(text), 80)
     assert not ExitPolicy.parse("none").allows(ip_address(text), 80)
+
+
+def test_the_ranges_are_found_as_if_each_were_tried() -> None:
+    edges = [int(end) for network in _SPECIAL_4 for end in (network[0], network[-1])]
+    for number in filter(range(2**32).__contains__, (edge + step for edge in edges for step in (-1, 0, 1))):
+        ip = IPv4Address(number)
+        assert is_special(ip) == any(ip in network for network in _SPECIAL_4), ip
 
 
 def test_local_opens_loopback_and_nothing_else_that_default_refuses() -> None:

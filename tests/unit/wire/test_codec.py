@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Malformed
-from common.wire.codec import Reader, pack_short_string
+from common.wire.codec import U16, U32, Reader, pack_short_string
 from tests.helpers import PATIENT
 
 PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255)
@@ -23,6 +23,15 @@ def test_a_short_field_is_malformed(read: str) -> None:
     for held in range(size):
         with pytest.raises(Malformed, match="truncated"):
             getattr(Reader(bytes(held)), read)()
+
+
+def test_fields_read_at_once_are_read_whole_or_not_at_all() -> None:
+    reader = Reader(bytes([7, 1, 2, 3, 4]))
+    assert reader.unpack(U16) == (0x0701,)
+    with pytest.raises(Malformed, match="truncated"):
+        reader.unpack(U32)
+    assert reader.unpack(U16) == (0x0203,)
+    assert reader.left == 1
 
 
 def test_take_never_returns_less_than_asked() -> None:
