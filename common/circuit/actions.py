@@ -1,4 +1,7 @@
-"""What a state machine asks its owner to do. Cells to send are not here: `take_cells()` has those."""
+"""What a state machine asks its owner to do. Cells to send are not here: `take_cells()` has those.
+
+Nobody changes an action but who made it; it is not frozen because that costs a microsecond for each.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,14 +11,14 @@ from common.wire.cells import Bytes
 from common.wire.messages import BeginFlags, IPAddress, Sought
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PassOn:
     """A relay: send these cell bodies to the next hop."""
 
     bodies: Sequence[Bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ExtendTo:
     """A relay: dial exactly this identity, send it CREATE, and report with `extended`."""
 
@@ -25,7 +28,7 @@ class ExtendTo:
     create: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OpenTarget:
     """An exit: dial the target, then `connected` or `reset`."""
 
@@ -35,7 +38,7 @@ class OpenTarget:
     flags: BeginFlags
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LookUp:
     """An exit: look the name's addresses up, or the address's name, then `resolved`."""
 
@@ -44,7 +47,7 @@ class LookUp:
     sought: Sought = Sought.ADDRESSES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Deliver:
     """Hand these bytes to the stream's application, and report with `taken` what it took.
 
@@ -55,7 +58,7 @@ class Deliver:
     pieces: list[bytes] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Opened:
     """A client: the stream's target answered from this address."""
 
@@ -63,7 +66,7 @@ class Opened:
     address: IPAddress
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answered:
     """A client: the answer to `resolve`."""
 
@@ -73,7 +76,7 @@ class Answered:
     name: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PeerFinished:
     """The other side sends no more on this stream; `closed` when this side had finished too."""
 
@@ -81,7 +84,7 @@ class PeerFinished:
     closed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StreamEnded:
     """The other side ended both directions."""
 
@@ -89,21 +92,21 @@ class StreamEnded:
     reason: EndReason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Credit:
     """More may be sent: on this stream, or on any (0)."""
 
     stream_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HopAdded:
     """A client: this many hops have proved themselves."""
 
     hops: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Built:
     """A client: the circuit has all its hops."""
 

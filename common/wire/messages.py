@@ -137,7 +137,7 @@ class Connected:
         return cls(stream_id, address, ttl)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Data:
     """Bytes of a stream, at least one."""
 
