@@ -11,11 +11,12 @@ large one, so circuits that share a link come to have equal windows; it gives a 
 threads wake up. Growing by bytes and shrinking by a part helps with that. Only the *least* round trip of several
 rounds counts: a segment that was lost, or a busy machine, holds answers up for a moment, and that is no queue.
 
-At first the window doubles each round (slow start), or becomes at once what the rate at which receipts come back
-asks for, up to `JUMP` times as much: on a long path doubling would take a second. Slow start ends when a queue
-stands. Soon after, and when no round trip was as short as the base for `BASE_AGE` seconds of sending, the window
-is halved for two rounds, and the second measures without this circuit's own queue: others' were taken for the
-path, or the path has become longer. A window that nobody needed does not grow.
+At first the window doubles each round (slow start), or becomes at once what the rate at which receipts come
+back asks for, up to `JUMP` times as much: on a long path doubling would take a second. That rate may be a whole
+link's, and the base others' queue, so no more than `JUMP_BASE` of it is taken at once. Slow start ends when a
+queue stands. Soon after, and when no round trip was as short as the base for `BASE_AGE` seconds of sending, the
+window is halved for two rounds, and the second measures without this circuit's own queue: others' were taken
+for the path, or the path has become longer. A window that nobody needed does not grow.
 
 Pure arithmetic: bytes and seconds in, `window` out.
 """
@@ -35,6 +36,7 @@ SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
 FREE_ROUNDS = 3  # more rounds at the limit with the allowed queue than with more, and it grows quickly again
 YOUNG_GROWTH = 1.25  # a round, after slow start and until a queue has stood: what ended it may have been no queue
 JUMP = 8  # times the window that a round of slow start may become, when the rate is seen to be so high
+JUMP_BASE = 0.2  # seconds of that rate, and the allowed queue's, at most: a longer base may be others' queue
 JUMP_TIME = 0.002  # seconds of receipts, and
 JUMP_BYTES = 48 * 2**10  # bytes answered by them, before they tell a rate
 OVERSHOOT = 1.25  # times that rate's window up to which slow start goes on doubling
@@ -136,9 +138,9 @@ class CongestionWindow:
             step = min(self.window // MARK_PART, int(self.window * MARK_TIME / min(self._latest)))
         self.step = max(MIN_STEP, step)
 
-    @property
-    def _allowed(self) -> float:
-        return min(max(QUEUE_WORK / self.window, self._noise), MOST_QUEUE_TIME)
+    def _allowed(self, window: float) -> float:
+        """Seconds of queue that may stand with this window."""
+        return min(max(QUEUE_WORK / window, self._noise), MOST_QUEUE_TIME)
 
     @property
     def _noise(self) -> float:
@@ -148,10 +150,10 @@ class CongestionWindow:
     def _start(self, newly: int) -> None:
         """Slow start."""
         least = min(self._latest)
-        if least - self._base > 2 * self._allowed:
+        if least - self._base > 2 * self._allowed(self.window):
             self._starting = False
             self._recent = [least]
-            self._set(self._aim(least))
+            self._set(self._aim(least, self.window))
         elif self._limited or self._was_limited:
             self._set(min(self.window + newly, max(self.window, OVERSHOOT * self._told)))
 
@@ -162,8 +164,10 @@ class CongestionWindow:
             return
         since, count = now - self._first[0], answered - self._first[1]
         if since >= JUMP_TIME and count >= JUMP_BYTES and (self._limited or self._was_limited):
-            self._told = count / since * (self._base + self._allowed)
-            self._set(max(self.window, min(self._jump_limit, self._told)))
+            allowed = self._allowed(self.window)
+            self._told = count / since * (self._base + allowed)
+            most = count / since * (min(self._base, JUMP_BASE) + allowed)
+            self._set(max(self.window, min(self._jump_limit, most)))
 
     def _end_round(self) -> None:
         least, self._least = self._least, _NEVER
@@ -176,13 +180,13 @@ class CongestionWindow:
         self._recent = [*self._recent[1 - MEMORY :], least]
         if not self._starting:
             self._follow(least, limited)
-        if self._unconfirmed > BASE_AGE:
-            self._drain()
+            if self._unconfirmed > BASE_AGE:
+                self._drain()
 
     def _follow(self, least: float, limited: bool) -> None:
         """The window follows the queue that stands: up by this round, down by the best of the last."""
-        up, down = self._aim(least), self._aim(min(self._recent))
-        if least > 2 * (self._base + self._allowed):
+        up, down = (self._aim(time, self.window) for time in (least, min(self._recent)))
+        if least > 2 * (self._base + self._allowed(self.window)):
             self._young = False
             self._set(up)
         elif up > self.window and limited:
@@ -190,7 +194,7 @@ class CongestionWindow:
         elif down < self.window:
             self._young = False
             self._set(self.window + SMOOTHING * (down - self.window))
-        free = limited and least - self._base < self._allowed
+        free = limited and least - self._base < self._allowed(self.window)
         self._free_rounds = max(0, self._free_rounds + (1 if free else -1))
         if self._free_rounds == FREE_ROUNDS:
             self._free_rounds = 0
@@ -207,19 +211,17 @@ class CongestionWindow:
         self._probing -= 1
         if not self._probing:
             self._stale = self._stale + 1 if least > self._base + max(QUIET_TIME, self._noise) else 0
-            if least < self._base:
-                self._base = least
-            elif self._stale == STALE:
+            if self._stale == STALE:
                 self._base, self._stale = (self._base + least) / 2, 0
             self._unconfirmed = 0.0
             self._recent = []
             window, standing = self._put_by
             self._set(min(window, self._aim(standing, window)))
 
-    def _aim(self, least: float, window: int | None = None) -> float:
-        """The window at which just the wanted queue would stand, by the least round trip with this one."""
-        window = window or self.window
-        return window * min(1.0, (self._base + self._allowed) / least) + QUEUE_SIZE * sqrt(window / 262_144)
+    def _aim(self, least: float, window: int) -> float:
+        """The window at which just the wanted queue would stand, by the least round trip with `window`."""
+        part = min(1.0, (self._base + self._allowed(window)) / least)
+        return window * part + QUEUE_SIZE * sqrt(window / 262_144)
 
     def _set(self, window: float) -> None:
         self.window = int(min(max(window, FLOOR), self._ceiling))

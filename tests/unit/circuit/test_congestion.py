@@ -144,6 +144,38 @@ def test_a_window_that_nobody_needs_does_not_grow() -> None:
     assert path.queue(0, 20, 1.0) < 10 * MS
 
 
+def test_the_base_is_not_measured_while_slow_start_runs() -> None:
+    """A source slow for a second: a window halved then would be doubled again in the very rounds that measure."""
+    congestion = CongestionWindow(CIRCUIT_WINDOW)
+    for number in range(1, 60):
+        round_trip = 50 * MS if number == 1 else 55 * MS
+        congestion.measured(number * 55 * MS, round_trip, CELL, number * CELL, (number + 1) * CELL)
+        assert congestion.window == INITIAL
+
+
+def test_what_a_window_aims_at_does_not_depend_on_the_present_one() -> None:
+    """After a look at the base the window is the halved one, and the question is about the one before."""
+    congestion = CongestionWindow(CIRCUIT_WINDOW)
+    congestion.measured(25 * MS, 25 * MS, CELL, CELL, 2 * CELL)
+    aims = set()
+    for present in (FLOOR, 2**19, 2**22):
+        congestion._set(present)
+        aims.add(congestion._aim(100 * MS, 2**19))
+    assert len(aims) == 1
+
+
+@pytest.mark.parametrize("gap", [0.0, 1.0])
+def test_many_circuits_that_join_on_a_slow_link_leave_each_other_something(gap: float) -> None:
+    """Each takes others' first windows for its path, and the whole link's rate for its own: 10 s of queue and more."""
+    path = constant(10)
+    circuits = [path.circuit(25 * MS, start=gap * number) for number in range(16)]
+    joined = gap * 15
+    path.run(joined + 15)
+    shares = [circuit.got(joined + 10, joined + 15) for circuit in circuits]
+    assert min(shares) > 0
+    assert path.queue(joined + 10, joined + 15) < 6  # 0.9 and 3.0
+
+
 def test_a_receiver_that_stalls_is_waited_for() -> None:
     """Its answers are held for five seconds: nothing breaks, and it goes on after that."""
     path = constant(10)
