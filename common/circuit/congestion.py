@@ -27,7 +27,7 @@ INITIAL = 128 * 2**10  # bytes on their way before anything is known: 0.1 s of a
 FLOOR = 32 * 2**10  # never less: two long cells
 MIN_STEP = 12 * 2**10  # bytes from mark to mark, at least: a nearly full cell; both ends know it
 QUEUE_SIZE = 16 * 2**10  # bytes of queue that a circuit with a window of 256 KiB keeps; it grows as its root
-QUEUE_WORK = 8_000.0  # allowed seconds of queue times bytes of window: 15 ms at 512 KiB; but not less than
+QUEUE_WORK = 3_000.0  # allowed seconds of queue times bytes of window: 12 ms at 256 KiB; but not less than
 LEAST_QUEUE_TIME = 0.005  # seconds,
 QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger on long paths; and never more than
 MOST_QUEUE_TIME = 0.060  # seconds
@@ -46,8 +46,9 @@ STALE = 3  # measurements in a row that still met a queue: after that the base g
 QUIET_TIME = 0.015  # seconds more than the base that such a measurement may show and still confirm it
 DRAINED = 0.5  # of what the path holds without a queue is on its way while the base is measured
 MARK_TIME = 0.015  # seconds from mark to mark: each receipt is a cell of its own through all relays
-MARK_PART = 3  # marks in a window at least,
-START_PART = 16  # and in slow start, where receipts tell the rate
+MARK_PART = 1 / 3  # of a window from mark to mark at most,
+MOST_MARK_PART = 2 / 3  # or as much of it as stands in a queue, which keeps the path busy meanwhile, up to this;
+START_PART = 1 / 16  # in slow start, where receipts tell the rate
 _LATEST = 8  # round trips of which the least tells slow start about a queue: more than half a round's
 _TICK = 1e-5  # seconds: no round trip is shorter, whatever a coarse clock says
 _NEVER = float("inf")
@@ -133,9 +134,11 @@ class CongestionWindow:
         self._set_step()
 
     def _set_step(self) -> None:
-        step = self.window // START_PART
+        step = int(self.window * START_PART)
         if not self._starting:
-            step = min(self.window // MARK_PART, int(self.window * MARK_TIME / min(self._latest)))
+            least = min(self._latest)
+            queued = min(1 - self._base / least, MOST_MARK_PART)
+            step = int(self.window * min(max(MARK_PART, queued), MARK_TIME / least))
         self.step = max(MIN_STEP, step)
 
     def _allowed(self, window: float) -> float:
