@@ -27,7 +27,7 @@ from typing import Protocol
 from common.errors import AuthenticationFailed, Closed, DestroyReason, ProtocolError, Unexpected
 from common.net.deadline import Deadline
 from common.net.handshake import PATIENCE, connect, receive, send_all, shake_hands, text_of, tune
-from common.net.kernel_queue import KernelQueue
+from common.net.kernel_queue import KernelQueue, limit_arrivals
 from common.net.outbox import HIGH_WATER, Outbox
 from common.net.tls import TlsSession, client_context
 from common.wire.cells import LONG_CELL, Bytes, Cell, Command, choose_version, encode_cell, encode_hello
@@ -113,6 +113,7 @@ class Link:
     ) -> "Link":
         try:
             tune(sock)
+            limit_arrivals(sock)
             shake_hands(sock, tls, identity, deadline)
             link = cls(sock, tls, owner, identity)
             link._greet(deadline)

@@ -1,13 +1,16 @@
 """What a link leaves unsent with the kernel, on real TCP sockets; the kernel itself makes one of them slow."""
 
+import fcntl
 import socket
 import sys
+import termios
 from collections.abc import Iterator
 
 import pytest
 
+from common.net import kernel_queue
 from common.net.handshake import tune
-from common.net.kernel_queue import LEAST, MOST, QUEUE_TIME, KernelQueue
+from common.net.kernel_queue import ARRIVED, LEAST, MOST, QUEUE_TIME, KernelQueue, limit_arrivals
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is unsent")
 
@@ -77,3 +80,21 @@ def test_a_closed_socket_is_an_error(pair: tuple[socket.socket, socket.socket]) 
         queue.room()
     with pytest.raises(OSError):
         queue.adapt()
+
+
+def test_on_a_short_path_little_may_arrive_that_is_not_read(pair: tuple[socket.socket, socket.socket]) -> None:
+    one, other = pair
+    limit_arrivals(other)
+    assert other.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) <= 2 * ARRIVED
+    fill(one)
+    unread = int.from_bytes(fcntl.ioctl(other, termios.FIONREAD, bytes(4)), sys.byteorder)
+    assert 0 < unread <= 2 * ARRIVED
+
+
+def test_a_long_path_is_left_to_the_kernel(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_queue, "SHORT_PATH", 0.0)
+    before = pair[1].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    limit_arrivals(pair[1])
+    assert pair[1].getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == before

@@ -6,6 +6,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 from common.errors import AuthenticationFailed, Closed, DestroyReason, Malformed, TooLarge
 from common.net import link as link_module
 from common.net.deadline import Deadline
+from common.net.kernel_queue import ARRIVED
 from common.net.link import Link
 from common.net.outbox import HIGH_WATER, LOW_WATER
 from common.wire.cells import (
@@ -263,6 +265,14 @@ def test_a_quiet_circuit_overtakes_a_bulk_circuit() -> None:
         far.wait_for(lambda: len(far.cells) == 1_501)
         behind = 1_500 - [cell.circuit_id for cell in far.cells].index(2)
         assert behind * LONG_CELL > waiting / 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long a path is")
+def test_both_ends_of_a_short_path_let_little_arrive_unread() -> None:
+    """What a busy peer has not read is in no order any more: megabytes of it would be ahead of a quiet circuit."""
+    with two_links(Recorder(), Recorder()) as links:
+        for link in links:
+            assert link._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * ARRIVED
 
 
 def test_a_congested_circuit_is_reported_and_so_is_its_end() -> None:
