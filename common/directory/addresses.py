@@ -5,10 +5,9 @@ A name that a system resolver would read as a number ("127.1", "0x7f.1") is not 
 """
 
 import re
-import socket
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from common.errors import Malformed
 
@@ -85,10 +84,8 @@ def ip_of(host: str) -> IpAddress | None:
     if not (":" in host or host[-1:].isdigit()):
         return None  # as most are: trying costs more than all the rest of a look at a name
     try:
-        if ":" in host:
-            return IPv6Address(host)
-        return IPv4Address(socket.inet_pton(socket.AF_INET, host))  # what IPv4Address takes, in a fifth the time
-    except (OSError, ValueError):
+        return ip_address(host)
+    except ValueError:
         return None
 
 

@@ -15,7 +15,6 @@ for an address's name. Their answer is `granted((answer, 0))`.
 
 import hmac
 import ipaddress
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
@@ -180,7 +179,7 @@ def is_address(host: str) -> bool:
 
 def _spell(packed: bytes) -> str:
     """An address in its usual form."""
-    return socket.inet_ntoa(packed) if len(packed) == 4 else str(ipaddress.IPv6Address(packed))
+    return ".".join(map(str, packed)) if len(packed) == 4 else str(ipaddress.IPv6Address(packed))
 
 
 def is_name(raw: bytes) -> bool:
