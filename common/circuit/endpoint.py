@@ -231,6 +231,15 @@ class Endpoint:
         limit = self._limit(stream)
         return min(limit, self._room(stream)) if limit > 0 else 0
 
+    def has_room(self) -> bool:
+        """Whether the circuit leaves room for DATA of any stream: by its limit, and by the congestion window."""
+        window = self._send_window
+        sent = window.sent + self._unsealed
+        if sent - window.answered < self._congestion.window:
+            return sent < window.limit
+        self._congestion.refused()
+        return False
+
     def _limit(self, stream: Stream) -> int:
         return min(stream.send_window.left, self._send_window.left - self._unsealed)
 

@@ -23,6 +23,7 @@ from common.circuit.endpoint import Endpoint
 from common.errors import EndReason
 from common.net.link import Link
 from common.net.plug import Plug
+from common.net.pump import Pump
 from common.net.turn import TURN
 from common.wire.cells import Command
 from common.wire.messages import IPAddress
@@ -112,6 +113,11 @@ class Attachment:
         if self._plug is not None:
             self._plug.resume()
 
+    def send_on(self) -> None:
+        """It is this stream's turn to send: on the pump's thread, and done when this returns."""
+        if self._plug is not None:
+            self._plug.read_on()
+
     # ---- PlugOwner: the pump's thread
 
     def plug_connected(self, plug: Plug) -> None:
@@ -145,15 +151,17 @@ class Attachment:
 class CircuitEnd:
     """The streams of one circuit at this end; cells go to and come from `link`."""
 
-    def __init__(self, machine: Machine, link: Link, circuit_id: int) -> None:
+    def __init__(self, machine: Machine, link: Link, circuit_id: int, pump: Pump) -> None:
         self.lock = threading.Lock()  # guards the machine, `attachments` and the order of queued cells
         self.machine = machine
         self.endpoint = machine.endpoint
         self.link = link
         self.circuit_id = circuit_id
+        self.pump = pump
         self.attachments: dict[int, Attachment] = {}
         self.closed = False
         self._refused: dict[int, None] = {}  # streams with more to send, whose turn it is first
+        self._serving = False  # the pump will let them send
         self._crowded = False  # several had to wait: each sends one cell in its turn, or shares would be uneven
 
     # ---- any thread, no lock held
@@ -225,13 +233,33 @@ class CircuitEnd:
         TURN.flush(self.link)
 
     def drained(self) -> None:
-        """The link takes more of this circuit again, or its window is open: whoever was refused first is first."""
+        """The link takes more of this circuit again, or its window is open."""
         with self.lock:
-            refused, self._refused = self._refused, {}
-            self._crowded = len(refused) > 1
-            attachments = [self.attachments[stream_id] for stream_id in refused if stream_id in self.attachments]
-        for attachment in attachments:
-            attachment.credit()
+            if self._serving or not self._refused:
+                return
+            self._serving = True
+        self.pump.call(self._serve)
+
+    # ---- the pump
+
+    def _serve(self) -> None:
+        """Lets streams send while there is room: whoever was refused first is first, and the others go on waiting.
+
+        To wake all of a thousand streams for each receipt, most of them to be refused again, would cost more than
+        what they send.
+        """
+        with self.lock:
+            self._serving = False
+            self._crowded = len(self._refused) > 1
+            waiting = list(self._refused)
+        for stream_id in waiting:
+            with self.lock:
+                if self.closed or self.link.congested(self.circuit_id) or not self.endpoint.has_room():
+                    return
+                self._refused.pop(stream_id, None)
+                attachment = self.attachments.get(stream_id)
+            if attachment is not None:
+                attachment.send_on()
 
     # ---- with the lock held
 

@@ -69,6 +69,13 @@ class ClientStream(Attachment):
         elif self.open:
             self.client_circuit.pump.call(self._begin_reading)
 
+    def send_on(self) -> None:
+        """As `credit`, and at once."""
+        if self._reading:
+            super().send_on()
+        elif self.open:
+            self._begin_reading()
+
     def _begin_reading(self) -> None:
         """The pump's thread, where a plug's owner may change. Waits for `credit` while `first` is not all sent."""
         opening, plug = self.opening, self.opening.plug
@@ -104,7 +111,7 @@ class ClientCircuit(CircuitEnd):
     def __init__(self, path: tuple[RelayEntry, ...], suite: Suite, link: Link, links: Links, pump: Pump) -> None:
         """Raises `Closed` or `TooLarge`; `start` sends CREATE."""
         self.origin = Origin([path_hop(entry) for entry in path], suite)
-        super().__init__(self.origin, link, 0)
+        super().__init__(self.origin, link, 0, pump)
         self.path = path
         self.suite = suite
         self.number = next(_numbers)  # what people call it; the wire has another, per link
@@ -120,7 +127,6 @@ class ClientCircuit(CircuitEnd):
         self.on_end: Callable[[ClientCircuit], None] = lambda _circuit: None
         self.retry: Callable[[Wish], None] = lambda wish: wish.fail(EndReason.CIRCUIT_CLOSED)
         self._links = links
-        self.pump = pump
         self._questions: dict[int, Question] = {}
         self._settled = threading.Event()  # built, or ended
         self.circuit_id = links.register(link, self)

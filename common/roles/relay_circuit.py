@@ -23,7 +23,7 @@ class RelayCircuit(CircuitEnd):
     """The `CircuitSide` of the link that the circuit came from; `_Next` is the other."""
 
     def __init__(self, hop: Hop, link: Link, circuit_id: int, links: Links, exit_: Exit) -> None:
-        super().__init__(hop, link, circuit_id)
+        super().__init__(hop, link, circuit_id, exit_.pump)
         self.hop = hop
         self._links = links
         self._exit = exit_

@@ -46,9 +46,10 @@ def far() -> Far:
 
 @pytest.fixture
 def end(far: Far) -> Iterator[CircuitEnd]:
-    """A client's end with two open streams, whose BEGINs have been sent."""
+    """A client's end with two open streams, whose BEGINs have been sent; its pump does not run."""
+    pump = Pump("turns")
     with two_links(Recorder(), far) as (link, _):
-        circuit = CircuitEnd(Machine(), link, CIRCUIT)
+        circuit = CircuitEnd(Machine(), link, CIRCUIT, pump)
         with circuit.lock:
             for _ in (FIRST, SECOND):
                 circuit.endpoint.begin("target", 80, 0.0)
@@ -56,6 +57,7 @@ def end(far: Far) -> Iterator[CircuitEnd]:
         far.wait_for(lambda: len(far.cells) == 1)
         far.cells.clear()
         yield circuit
+    pump.stop(Deadline(PATIENCE))
 
 
 def test_without_a_turn_everything_is_sent_at_once(end: CircuitEnd, far: Far) -> None:

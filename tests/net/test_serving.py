@@ -1,0 +1,124 @@
+"""Streams that wait for room on their circuit: who is asked when there is room again, and that nobody is forgotten."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from common.circuit.endpoint import Endpoint
+from common.circuit.stream import Side
+from common.crypto.layers import PROOF
+from common.errors import EndReason
+from common.net.deadline import Deadline
+from common.net.pump import Pump
+from common.net.turn import TURN
+from common.roles.circuit_end import Attachment, CircuitEnd
+from common.wire.messages import Sendme
+from tests.net.links import PATIENCE, Recorder, two_links
+from tests.net.test_turn import MAX_MESSAGES
+
+STREAMS = 1_000
+
+
+class Machine:
+    """An end of a circuit without layers."""
+
+    def __init__(self) -> None:
+        self.endpoint = Endpoint(Side.CLIENT, lambda *said: (b"".join(said), bytes(PROOF)), MAX_MESSAGES)
+
+    def take_cells(self, now: float) -> list[bytes]:
+        return self.endpoint.take_cells(now)
+
+
+class Hungry(Attachment):
+    """A stream that always has more to send, unless it is `idle` when its turn comes."""
+
+    def __init__(self, circuit: CircuitEnd, stream_id: int, turns: list[int]) -> None:
+        super().__init__(circuit, stream_id)
+        self.idle = False
+        self._turns = turns
+
+    def send_on(self) -> None:
+        self._turns.append(self.stream_id)
+        self.ask()
+
+    def ask(self) -> bool:
+        """Whether it has sent something."""
+        room = 0 if self.idle else self.circuit.sendable(self.stream_id)
+        if room:
+            self.circuit.send(self.stream_id, bytes(room))
+        return room > 0
+
+
+class Crowd:
+    """A circuit with so many streams, all of which have been refused; its pump does not run but when asked."""
+
+    def __init__(self, circuit: CircuitEnd) -> None:
+        self.circuit = circuit
+        self.turns: list[int] = []
+        with circuit.lock:
+            for _ in range(STREAMS):
+                stream_id = circuit.endpoint.begin("target", 80, 0.0)
+                circuit.attachments[stream_id] = Hungry(circuit, stream_id, self.turns)
+        self._poll(list(circuit.attachments.values()))
+
+    def receipt(self) -> None:
+        """The circuit SENDME that is owed first arrives, and the pump does what it is asked to."""
+        assert self.circuit.link.drain(Deadline(PATIENCE))  # else the circuit is congested, and nobody's turn comes
+        window = self.circuit.endpoint._send_window
+        total, proof, _ = window._owed[0]
+        with self.circuit.lock:
+            actions = self.circuit.endpoint.receive([Sendme(0, total + 8 * 2**20, proof)], bytes(PROOF), 0.0)
+        for action in actions:
+            self.circuit.perform(action, None)
+        begun, calls = len(self.turns), self.circuit.pump._calls
+        while calls:
+            calls.popleft()()
+        self._poll([self.circuit.attachments[stream_id] for stream_id in self.turns[begun:]])
+
+    def _poll(self, streams: list[Attachment]) -> None:
+        """As the poller does: who has more to send is asked again until it is refused, one after the other."""
+        while streams:
+            streams = [stream for stream in streams if isinstance(stream, Hungry) and stream.ask()]
+        self.circuit.settle()
+
+
+@pytest.fixture
+def crowd() -> Iterator[Crowd]:
+    pump = Pump("serving")
+    with two_links(Recorder(), Recorder()) as (link, _):
+        yield Crowd(CircuitEnd(Machine(), link, 7, pump))
+    pump.stop(Deadline(PATIENCE))
+
+
+def test_a_receipt_wakes_no_more_streams_than_it_makes_room_for(crowd: Crowd) -> None:
+    for _ in range(10):
+        answered = crowd.circuit.endpoint._send_window.answered
+        crowd.turns.clear()
+        crowd.receipt()
+        room = crowd.circuit.endpoint._send_window.answered - answered
+        assert 0 < len(crowd.turns) <= 2 * room // crowd.circuit.endpoint.max_data + 2
+
+
+def test_turns_go_round(crowd: Crowd) -> None:
+    while len(crowd.turns) < 2 * STREAMS:
+        crowd.receipt()
+    assert sorted(crowd.turns[:STREAMS]) == sorted(set(crowd.turns[:STREAMS]))
+
+
+def test_a_turn_that_is_not_used_is_the_next_streams(crowd: Crowd) -> None:
+    for attachment in list(crowd.circuit.attachments.values())[:-1]:
+        assert isinstance(attachment, Hungry)
+        attachment.idle = True
+    crowd.receipt()
+    assert crowd.turns[-1] == STREAMS  # the only one that has something to say
+    assert crowd.circuit.endpoint.unsealed == 0
+    assert crowd.circuit.endpoint._send_window.flying > 0
+
+
+def test_streams_that_ended_while_they_waited_are_passed_over(crowd: Crowd) -> None:
+    TURN.begin()
+    for stream_id in range(1, STREAMS):
+        crowd.circuit.reset(stream_id, EndReason.RESET)
+    TURN.end()
+    crowd.receipt()
+    assert set(crowd.turns) == {STREAMS}
