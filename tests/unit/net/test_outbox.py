@@ -2,10 +2,11 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.net.outbox import HALF_LIFE, HIGH_WATER, LOW_WATER, Outbox
+from common.net.outbox import HALF_LIFE, HIGH_WATER, LOW_WATER, QUANTUM, Outbox
 from common.wire.cells import LONG_CELL, SHORT_CELL
 
 
@@ -71,13 +72,16 @@ def test_a_circuit_that_was_quiet_for_long_goes_before_one_that_was_not() -> Non
     assert take_all(outbox, now=now) == [(1, 1), (2, 1)]
 
 
-def test_bulk_circuits_share_evenly() -> None:
+@pytest.mark.parametrize("room", [LONG_CELL, QUANTUM, 3 * QUANTUM])
+def test_bulk_circuits_share_evenly(room: int) -> None:
+    """Cell by cell where the kernel takes no more at once, else a quantum each."""
     outbox = Outbox()
     for circuit_id in (1, 2, 3):
-        for number in range(10):
+        for number in range(12):
             outbox.append(circuit_id, cell(circuit_id, number))
-    taken = take_all(outbox, 4 * LONG_CELL)
-    for end in range(3, 30, 3):
+    taken = take_all(outbox, room)
+    in_a_row = min(room, QUANTUM) // LONG_CELL
+    for end in range(3 * in_a_row, 36, 3 * in_a_row):
         sent = [circuit_id for circuit_id, _ in taken[:end]]
         assert {sent.count(1), sent.count(2), sent.count(3)} == {end // 3}
 
