@@ -234,8 +234,7 @@ def test_pieces_of_one_write_arrive_in_order_however_many_they_are(
     pieces = [os.urandom(size % 7_000) for size in range(0, 700 * plug_module.GATHER, 700)] * 3  # some are empty
     data = b"".join(pieces)
     assert len(pieces) > 2 * plug_module.GATHER
-    taken = plug.write(*pieces)
-    plug.write(b"and ", b"", b"more")
+    taken = plug.write(*pieces) + plug.write(b"and ", b"", b"more")
     plug.finish()
     assert read_all(peer) == data + b"and more"
     owner.until(lambda: owner.drained == len(data) + 8 - taken)
