@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -270,9 +271,10 @@ def test_a_quiet_circuit_overtakes_a_bulk_circuit() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long a path is")
 def test_both_ends_of_a_short_path_let_little_arrive_unread() -> None:
     """What a busy peer has not read is in no order any more: megabytes of it would be ahead of a quiet circuit."""
+    most = int(Path("/proc/sys/net/core/rmem_max").read_text())
     with two_links(Recorder(), Recorder()) as links:
         for link in links:
-            assert link._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * ARRIVED
+            assert link._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * min(ARRIVED, most)
 
 
 def test_a_congested_circuit_is_reported_and_so_is_its_end() -> None:
