@@ -233,24 +233,25 @@ class Endpoint:
 
     def has_room(self) -> bool:
         """Whether the circuit leaves room for DATA of any stream: by its limit, and by the congestion window."""
-        window = self._send_window
-        sent = window.sent + self._unsealed
-        if sent - window.answered < self._congestion.window:
-            return sent < window.limit
-        self._congestion.refused()
-        return False
+        return self._window_left() > 0 and self._send_window.left > self._unsealed
 
     def _limit(self, stream: Stream) -> int:
         return min(stream.send_window.left, self._send_window.left - self._unsealed)
 
+    def _window_left(self) -> int:
+        """Bytes that the congestion window leaves, which is told when there are none; negative when it shrank."""
+        left = self._congestion.window - self._send_window.flying - self._unsealed
+        if left <= 0:
+            self._congestion.refused()
+        return left
+
     def _room(self, stream: Stream) -> int:
         """Bytes that the congestion window leaves to a stream."""
-        sent, window = self._send_window.sent + self._unsealed, self._congestion.window
-        room = window - (sent - self._send_window.answered)
+        room = self._window_left()
         if room > 0:
             return max(room, self.max_data)  # no slivers
-        self._congestion.refused()
-        return QUIET if room > -OVERDRAFT and stream.quiet(QUIET, sent, window) else 0
+        sent = self._send_window.sent + self._unsealed
+        return QUIET if room > -OVERDRAFT and stream.quiet(QUIET, sent, self._congestion.window) else 0
 
     def send(self, stream_id: int, data: bytes) -> None:
         """Sends `data`, which `sendable` has allowed; the congestion window may have shrunk since."""

@@ -28,13 +28,13 @@ from common.errors import AuthenticationFailed, Closed, DestroyReason, ProtocolE
 from common.net.deadline import Deadline
 from common.net.handshake import PATIENCE, connect, receive, send_all, shake_hands, text_of, tune
 from common.net.kernel_queue import KernelQueue, limit_arrivals
-from common.net.outbox import HIGH_WATER, Outbox
+from common.net.outbox import HIGH_WATER, QUANTUM, Outbox
 from common.net.tls import TlsSession, client_context
 from common.wire.cells import LONG_CELL, Bytes, Cell, Command, choose_version, encode_cell, encode_hello
 from common.wire.framing import CellReader
 
 RECEIVE_BUFFER = 262_144  # bytes per read: 16 long cells, beyond which nothing is gained
-BATCH = 65_536  # bytes encrypted at once: enough for one system call, little enough to stay in order
+BATCH = QUANTUM  # bytes encrypted at once: enough for one system call, little enough to stay in order
 ROUNDS = 16  # batches one `flush` sends for all: no caller is kept for longer than 1 MiB
 MAX_BACKLOG = 268_435_456  # bytes in the outbox: owners end circuits long before; this is the last resort
 MAX_TLS_REPLIES = 4_096  # bytes TLS itself may want to say: an honest peer asks for a few key updates a day

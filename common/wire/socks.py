@@ -311,7 +311,8 @@ class Handshake:
             return Fail(reply4(Reply4.REJECTED), "a name that is not printable ASCII")
         self._credentials = (credential(user), "") if user else None
         host = _spell(fixed[4:8]) if name is None else name.decode("ascii")
-        return self._asked(_COMMANDS[fixed[1]], host, int.from_bytes(fixed[2:4], "big"), is_address(host))
+        literal = name is None or is_address(host)
+        return self._asked(_COMMANDS[fixed[1]], host, int.from_bytes(fixed[2:4], "big"), literal)
 
     def _asked(self, command: ProxyCommand, host: str, port: int, literal: bool) -> Step:
         if command is ProxyCommand.CONNECT and port == 0:

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.circuit.endpoint import Endpoint
-from common.circuit.stream import Side
+from common.circuit.window import CIRCUIT_WINDOW
 from common.crypto.layers import PROOF
 from common.errors import EndReason
 from common.net.deadline import Deadline
@@ -13,20 +12,10 @@ from common.net.pump import Pump
 from common.net.turn import TURN
 from common.roles.circuit_end import Attachment, CircuitEnd
 from common.wire.messages import Sendme
+from tests.net.bare import Machine
 from tests.net.links import PATIENCE, Recorder, two_links
-from tests.net.test_turn import MAX_MESSAGES
 
 STREAMS = 1_000
-
-
-class Machine:
-    """An end of a circuit without layers."""
-
-    def __init__(self) -> None:
-        self.endpoint = Endpoint(Side.CLIENT, lambda *said: (b"".join(said), bytes(PROOF)), MAX_MESSAGES)
-
-    def take_cells(self, now: float) -> list[bytes]:
-        return self.endpoint.take_cells(now)
 
 
 class Hungry(Attachment):
@@ -67,7 +56,7 @@ class Crowd:
         window = self.circuit.endpoint._send_window
         total, proof, _ = window._owed[0]
         with self.circuit.lock:
-            actions = self.circuit.endpoint.receive([Sendme(0, total + 8 * 2**20, proof)], bytes(PROOF), 0.0)
+            actions = self.circuit.endpoint.receive([Sendme(0, total + CIRCUIT_WINDOW, proof)], bytes(PROOF), 0.0)
         for action in actions:
             self.circuit.perform(action, None)
         begun, calls = len(self.turns), self.circuit.pump._calls

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.circuit.endpoint import Endpoint
-from common.circuit.stream import Event, Side
+from common.circuit.stream import Event
 from common.crypto.layers import PROOF
 from common.errors import EndReason
 from common.net.deadline import Deadline
@@ -15,21 +14,11 @@ from common.net.pump import Pump
 from common.net.turn import TURN
 from common.roles.circuit_end import SEAL_AT, Attachment, CircuitEnd
 from common.wire.messages import Data, Direction, End, Message, decode_messages
+from tests.net.bare import Machine
 from tests.net.links import PATIENCE, Recorder, two_links
 
-MAX_MESSAGES = 15_865
 CIRCUIT = 7
 FIRST, SECOND = 1, 2  # streams
-
-
-class Machine:
-    """An end of a circuit without layers: its cells are its messages."""
-
-    def __init__(self) -> None:
-        self.endpoint = Endpoint(Side.CLIENT, lambda *messages: (b"".join(messages), b"".join(messages)[-PROOF:]), MAX_MESSAGES)
-
-    def take_cells(self, now: float) -> list[bytes]:
-        return self.endpoint.take_cells(now)
 
 
 class Far(Recorder):
