@@ -1,4 +1,7 @@
 PYTHON := .venv/bin/python
+# What .venv is made with, by launch_network.sh too: `make clean`, then `make PYTHON3=/usr/bin/python3 bench`.
+PYTHON3 ?= python3
+export PYTHON3
 
 .PHONY: run test lint soak bench bench-growth bench-directory bench-wan bench-workers bench-login fuzz clean
 
@@ -43,6 +46,6 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/developer: requirements.txt requirements-dev.txt
-	python3 -m venv .venv
+	$(PYTHON3) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch .venv/installed $@
