@@ -8,6 +8,7 @@ import random
 import socket
 import threading
 from binascii import a2b_base64
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -102,10 +103,12 @@ class Control:
         """The lines of the answer; raises `Failed` when it is not 250."""
         self._sock.sendall(text.encode() + b"\r\n")
         lines: list[str] = []
-        while not lines or not (lines[-1][:3].isdigit() and lines[-1][3:4] == " "):
+        data = False  # between "250+" and "." any line may come, also one that looks like the end
+        while data or not lines or lines[-1][3:4] != " ":
             line = self._line()
             if line is not None:
                 lines.append(line)
+                data = line != "." if data else line[3:4] == "+"
         if not lines[-1].startswith("250"):
             raise Failed(f"the control port says {lines[-1]}")
         return lines
@@ -114,6 +117,12 @@ class Control:
         """The fingerprints of all listed relays."""
         lines = [line.removeprefix("250+ns/all=") for line in self.command("GETINFO ns/all")]
         return [a2b_base64(line.split()[2] + "=").hex().upper() for line in lines if line.startswith("r ")]
+
+    def circuits(self) -> list[str]:
+        """The ids of all circuits."""
+        lines = self.command("GETINFO circuit-status")[:-1]
+        entries = [line.removeprefix("250-circuit-status=") for line in lines]  # a single one is not a block of data
+        return [entry.split()[0] for entry in entries if entry[:4] != "250+" and entry[:1].isdigit()]
 
     def extend(self, path: list[str]) -> str:
         """Asks for a circuit and returns its id."""
@@ -149,13 +158,24 @@ class Control:
 
 def build_tors(port: int, count: int, at_once: int) -> Builds:
     """`count` circuits over a control port, `at_once` under way."""
-    control = Control(port)
-    try:
+    with closing(Control(port)) as control:
         relays = control.relays()
-        _extend_some(control, relays, 3, 1)
+        _extend_some(control, relays, WARM, 4)
         return _extend_some(control, relays, count, at_once)
-    finally:
-        control.close()
+
+
+def relays_known(port: int) -> int:
+    """How many relays the client with this control port has in its list."""
+    with closing(Control(port)) as control:
+        return len(control.relays())
+
+
+def close_circuits(port: int) -> None:
+    """Ends all circuits of the client with this control port."""
+    with closing(Control(port)) as control:
+        for circuit in control.circuits():
+            with suppress(Failed):  # it has ended by itself
+                control.command(f"CLOSECIRCUIT {circuit}")
 
 
 def _extend_some(control: Control, relays: list[str], count: int, at_once: int) -> Builds:

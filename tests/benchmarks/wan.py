@@ -160,7 +160,9 @@ def main(arguments: Sequence[str]) -> int:
         Processes() as processes,
         WideArea(HOSTS, options.mtu, **FAT) as area,
     ):
-        keys = tor.make_keys(Path(folder) / "keys", processes) if any("tor" in name for name in who) else []
+        with_tor = any("tor" in name for name in who)
+        # A relay for each of the first three hosts, and no more: the client has the fourth.
+        keys = tor.make_keys(Path(folder) / "keys", processes, tor.AUTHORITIES) if with_tor else []
         with Target(area.hosts[5]) as target:
             wide = Wide(area, target)
             for name in who:

@@ -27,7 +27,7 @@ class WideTor:
     """Use `with`, inside that of `processes`."""
 
     def __init__(
-        self, area: WideArea, folder: Path, processes: Processes, keys: Sequence[tor.AuthorityKeys], *, fast: bool
+        self, area: WideArea, folder: Path, processes: Processes, keys: Sequence[tor.Keys], *, fast: bool
     ) -> None:
         self._area = area
         self._folder = folder
@@ -65,7 +65,7 @@ class WideTor:
         """See `WidePrograms.open`."""
         return open_through(self._area.hosts[_CLIENT], _SOCKS, target, user)
 
-    def _authority(self, number: int, keys: tor.AuthorityKeys, lines: str) -> Path:
+    def _authority(self, number: int, keys: tor.Keys, lines: str) -> Path:
         folder = self._folder / f"a{number}"
         shutil.copytree(keys.folder, folder)
         address = self._area.hosts[number].address
@@ -74,7 +74,7 @@ class WideTor:
         own = f"Nickname a{number}\nORPort {address}:{_OR}\nDirPort {address}:{_DIRECTORY}\n"
         own += f"ServerDNSResolvConfFile {resolver}\n"
         fast = tor._FAST_AUTHORITY.rstrip("\n") + _LONGER_QUEUE if self._fast else ""
-        return self._write(folder, address, tor._AUTHORITY.replace(_HOME, address) + own + fast, lines)
+        return self._write(folder, address, tor._RELAY.replace(_HOME, address) + tor._AUTHORITY + own + fast, lines)
 
     def _client(self, lines: str) -> Path:
         folder = self._folder / "client"
