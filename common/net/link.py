@@ -47,7 +47,6 @@ RECEIVE_BUFFER = 262_144  # bytes per read: 16 long cells, beyond which nothing 
 BATCH = QUANTUM  # bytes encrypted at once: enough for one system call, little enough to stay in order
 ROUNDS = 16  # batches one `flush` sends for all: no caller is kept for longer than 1 MiB
 MAX_BACKLOG = 268_435_456  # bytes in the outbox: owners end circuits long before; this is the last resort
-MAX_TLS_REPLIES = 4_096  # bytes TLS itself may want to say: an honest peer asks for a few key updates a day
 _NOTHING = memoryview(b"")
 
 _logger = logging.getLogger(__name__)
@@ -324,10 +323,7 @@ class Link:
             self._reader_waits = False
         try:
             self._tls.feed(ciphertext)
-            records = self._tls.read()
-            if self._tls.unsent > MAX_TLS_REPLIES:
-                raise Closed("the peer asks for too many key updates")
-            return records
+            return self._tls.read()
         finally:
             self._tls_lock.release()
 
@@ -371,7 +367,8 @@ class Link:
                     self._unsent = _NOTHING
                     self._handed_over = False
             self.flush()
-            self._tell_drainers()
+            if self._drainers:
+                self._tell_drainers()
 
     # ---- sending, with `_tls_lock` held
 
@@ -396,7 +393,8 @@ class Link:
             if not self._send(tls.outgoing()):
                 return drained
             if not outbox.size or self._reader_waits:  # the reader flushes after its turn
-                self._tell_drainers()
+                if self._drainers:
+                    self._tell_drainers()
                 return drained
         self._hand_over()
         return drained
@@ -421,9 +419,8 @@ class Link:
                 self._work.notify_all()
 
     def _tell_drainers(self) -> None:
-        if self._drainers:
-            with self._lock:
-                self._settled.notify_all()
+        with self._lock:
+            self._settled.notify_all()
 
     def _is_settled(self) -> bool:
         return self.closed or not (self._outbox.size or self._handed_over)
