@@ -18,6 +18,9 @@ queue stands. Soon after, and when no round trip was as short as the base for `B
 window is halved for two rounds, and the second measures without this circuit's own queue: others' were taken
 for the path, or the path has become longer. A window that nobody needed does not grow.
 
+The TCP of the links starts slowly too, and what waits for it looks like a queue. So a slow start that ended with a
+small window is taken up once more, when rounds have been free of queues.
+
 Pure arithmetic: bytes and seconds in, `window` out.
 """
 
@@ -39,7 +42,8 @@ JUMP = 8  # times the window that a round of slow start may become, when the rat
 JUMP_BASE = 0.2  # seconds of that rate, and the allowed queue's, at most: a longer base may be others' queue
 JUMP_TIME = 0.002  # seconds of receipts, and
 JUMP_BYTES = 48 * 2**10  # bytes answered by them, before they tell a rate
-OVERSHOOT = 1.25  # times that rate's window up to which slow start goes on doubling
+OVERSHOOT = 2.0  # times that rate's window up to which slow start goes on doubling
+COLD = 512 * 2**10  # bytes: slow start that ended with no more may have met the links' own
 BASE_AGE = 10.0  # seconds
 FIRST_LOOK = 0.7  # seconds of sending before the base is measured first: many transfers are over by then
 STALE = 3  # measurements in a row that still met a queue: after that the base goes half of the way to them
@@ -60,6 +64,7 @@ class CongestionWindow:
     __slots__ = (
         "_base",
         "_ceiling",
+        "_cold",
         "_first",
         "_free_rounds",
         "_jump_limit",
@@ -95,6 +100,7 @@ class CongestionWindow:
         self._round_end = 0
         self._limited = self._was_limited = False  # the window held something back, in this round and the last
         self._starting = True
+        self._cold = True  # slow start may begin once more
         self._first: tuple[float, int] | None = None  # receipt of a round: when, and bytes answered by then
         self._jump_limit = JUMP * INITIAL
         self._told = _NEVER  # the window that the rate of this round asks for
@@ -155,6 +161,7 @@ class CongestionWindow:
         least = min(self._latest)
         if least - self._base > 2 * self._allowed(self.window):
             self._starting = False
+            self._cold = self._cold and self.window <= COLD
             self._recent = [least]
             self._set(self._aim(least, self.window))
         elif self._limited or self._was_limited:
@@ -202,6 +209,10 @@ class CongestionWindow:
         if self._free_rounds == FREE_ROUNDS:
             self._free_rounds = 0
             self._young = True
+            if self._cold:
+                self._cold = False
+                self._starting = True
+                self._told = _NEVER
 
     def _drain(self) -> None:
         """Two rounds with half the window, or less than the path holds, will tell the base."""

@@ -70,14 +70,15 @@ class Hop:
             actions.append(PassOn(passed_on))
         return actions
 
-    def receive_backward(self, body: Bytes) -> bytes:
-        """A cell from the next hop, one layer thicker for the client; raises `TooLarge`, `Unexpected`."""
+    def receive_backward(self, bodies: Sequence[Bytes]) -> list[bytes]:
+        """Cells from the next hop, one layer thicker for the client; raises `TooLarge`, `Unexpected`."""
         if self.state is not HopState.MIDDLE:
             raise Unexpected("a backward cell before the next hop answered")
-        layer = self._sealer.seal(Kind.FORWARD, body)
-        if len(layer) > MAX_BODY:
+        seal = self._sealer.seal
+        layers = [seal(Kind.FORWARD, body) for body in bodies]
+        if max(map(len, layers)) > MAX_BODY:
             raise TooLarge("no room for another layer")
-        return layer
+        return layers
 
     def extended(self, created: Bytes) -> None:
         """The next relay answered CREATE with this body; raises `Malformed` unless it has 1,152 bytes."""

@@ -6,10 +6,10 @@ count at the end of that cell plus 8 MiB, and repeats the end of the cell's laye
 by who did not receive it.
 
 A *stream* limit runs ahead of what the application took, by 512 KiB at first. The receiver makes that four times
-as much, up to 8 MiB, whenever a whole window was taken within two round trips: a stalled reader holds little and a
-long fat path is filled. A new stream may begin with what another has grown to. The estimate of the round trip is
-the least time between raising the limit and the first byte beyond the old one, which no sender can make shorter
-than it is.
+as much, up to 8 MiB, whenever it was taken at the rate of a whole window in two round trips: a stalled reader
+holds little and a long fat path is filled. A new stream may begin with what another has grown to. The estimate
+of the round trip is the least time between raising the limit and the first byte beyond the old one, which no
+sender can make shorter than it is.
 
 A sender at its limit stops reading its source. Data beyond a limit, a mark too early, or a SENDME that is wrong
 or early, is `WindowViolated` and ends the circuit. Below the circuit's limit its sender keeps a
@@ -159,7 +159,7 @@ class StreamReceiveWindow:
         self.limit = STREAM_WINDOW
         self.round_trip: float | None = None
         self._probe: tuple[int, float] | None = None  # (old limit, when it was raised)
-        self._since = now  # when the window now being taken began
+        self._since = now  # since when the taking is timed
         self._since_taken = 0
 
     def data_arrived(self, count: int, now: float) -> None:
@@ -192,8 +192,10 @@ class StreamReceiveWindow:
         return raised
 
     def _grow(self, now: float) -> None:
-        if self.taken - self._since_taken < self.window:
+        """Looks after each half window, so that the slow beginning of a stream does not count for long."""
+        taken, seconds = self.taken - self._since_taken, now - self._since
+        if 2 * taken < self.window:
             return
-        if self.round_trip is not None and now - self._since <= 2 * self.round_trip:
+        if self.round_trip is not None and self.window * seconds <= 2 * self.round_trip * taken:
             self.window = min(GROWTH * self.window, MAX_STREAM_WINDOW)
         self._since, self._since_taken = now, self.taken

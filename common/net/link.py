@@ -20,7 +20,7 @@ import socket
 import ssl
 import threading
 from functools import cache
-from itertools import count, groupby
+from itertools import chain, count, groupby
 from time import monotonic
 from typing import Protocol
 
@@ -30,14 +30,23 @@ from common.net.handshake import PATIENCE, connect, receive, send_all, shake_han
 from common.net.kernel_queue import KernelQueue, limit_arrivals
 from common.net.outbox import HIGH_WATER, QUANTUM, Outbox
 from common.net.tls import TlsSession, client_context
-from common.wire.cells import LONG_CELL, Bytes, Cell, Command, choose_version, encode_cell, encode_hello
+from common.wire.cells import (
+    MAX_SHORT_BODY,
+    Bytes,
+    Cell,
+    Command,
+    Pieces,
+    choose_version,
+    cut_cells,
+    encode_cell,
+    encode_hello,
+)
 from common.wire.framing import CellReader
 
 RECEIVE_BUFFER = 262_144  # bytes per read: 16 long cells, beyond which nothing is gained
 BATCH = QUANTUM  # bytes encrypted at once: enough for one system call, little enough to stay in order
 ROUNDS = 16  # batches one `flush` sends for all: no caller is kept for longer than 1 MiB
 MAX_BACKLOG = 268_435_456  # bytes in the outbox: owners end circuits long before; this is the last resort
-MAX_TLS_REPLIES = 4_096  # bytes TLS itself may want to say: an honest peer asks for a few key updates a day
 _NOTHING = memoryview(b"")
 
 _logger = logging.getLogger(__name__)
@@ -131,17 +140,15 @@ class Link:
         """Exchanges HELLO; what comes behind it is kept for the reader."""
         self._tls.write(encode_cell(0, Command.HELLO, encode_hello()))
         send_all(self._sock, self._tls.outgoing(), deadline)
-        cells: list[Cell] = []
         while True:
-            for record in self._tls.read():  # first what came with the end of the handshake
-                cells += self._cells.feed(record)
+            cells = self._cells.feed(*self._tls.read())  # first what came with the end of the handshake
             if cells:
                 break
             self._tls.feed(receive(self._sock, deadline))
         if cells[0].command != Command.HELLO:
             raise Unexpected("the first cell is not HELLO")
         choose_version(cells[0].body)
-        self._early = cells[1:]
+        self._early = cells[1:]  # `own` stands for these too, as HELLO is one
 
     def start(self) -> None:
         """Starts the link's threads, once: register the link first, its cells come at once.
@@ -162,12 +169,11 @@ class Link:
 
     def queue(self, circuit_id: int, command: int, *bodies: Bytes) -> None:
         """Queues cells, to be sent by the next `flush`; on a closed link they are dropped. Raises `TooLarge`."""
-        cells = [encode_cell(circuit_id, command, body) for body in bodies]
+        cells = cut_cells(circuit_id, command, bodies)
         with self._lock:
             if self.closed:
                 return
-            for cell in cells:
-                self._outbox.append(circuit_id, cell)
+            self._outbox.append(circuit_id, cells)
             overloaded = self._outbox.size > MAX_BACKLOG
         if overloaded:
             self.close("the link is overloaded", DestroyReason.LIMIT)
@@ -306,9 +312,7 @@ class Link:
             records = self._decrypt(buffer[:received])
             if self._outbox.size:
                 self.flush()  # for those who found the lock taken
-            cells: list[Cell] = []
-            for record in records:
-                cells += feed(record)
+            cells = feed(*records)
             if cells and not self.closed:
                 self._deliver(cells)
 
@@ -319,16 +323,13 @@ class Link:
             self._reader_waits = False
         try:
             self._tls.feed(ciphertext)
-            records = self._tls.read()
-            if self._tls.unsent > MAX_TLS_REPLIES:
-                raise Closed("the peer asks for too many key updates")
-            return records
+            return self._tls.read()
         finally:
             self._tls_lock.release()
 
     def _deliver(self, cells: list[Cell]) -> None:
         self.cells_in += len(cells)
-        if not all(cell[0] for cell in cells):  # circuit id 0: the link's own
+        if self._cells.own:
             if any(cell.command == Command.HELLO for cell in cells):
                 raise Unexpected("a second HELLO")
             cells = [cell for cell in cells if cell.circuit_id]
@@ -366,7 +367,8 @@ class Link:
                     self._unsent = _NOTHING
                     self._handed_over = False
             self.flush()
-            self._tell_drainers()
+            if self._drainers:
+                self._tell_drainers()
 
     # ---- sending, with `_tls_lock` held
 
@@ -384,17 +386,15 @@ class Link:
                 if outbox.drained:
                     drained += outbox.drained
                     outbox.drained.clear()
-            for size, run in groupby(cells, len):
-                if size == LONG_CELL:
-                    for cell in run:
-                        tls.write(cell)  # a record by itself: joining would only copy
-                else:
-                    tls.write(b"".join(run))  # TLS cuts at 16,384: 16 short cells are one record
+            # TLS cuts at 16,384: a long cell is a record by itself, or 16 short ones are one.
+            for _, run in groupby(cells, _is_long):
+                tls.write(b"".join(chain.from_iterable(run)))
             self.cells_out += len(cells)
             if not self._send(tls.outgoing()):
                 return drained
             if not outbox.size or self._reader_waits:  # the reader flushes after its turn
-                self._tell_drainers()
+                if self._drainers:
+                    self._tell_drainers()
                 return drained
         self._hand_over()
         return drained
@@ -419,9 +419,12 @@ class Link:
                 self._work.notify_all()
 
     def _tell_drainers(self) -> None:
-        if self._drainers:
-            with self._lock:
-                self._settled.notify_all()
+        with self._lock:
+            self._settled.notify_all()
 
     def _is_settled(self) -> bool:
         return self.closed or not (self._outbox.size or self._handed_over)
+
+
+def _is_long(cell: Pieces) -> bool:
+    return len(cell[1]) > MAX_SHORT_BODY

@@ -13,9 +13,10 @@ No I/O, no lock, no clock: the owner locks, and time is an argument.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 
-from common.wire.cells import LONG_CELL
+from common.wire.cells import LONG_CELL, MAX_SHORT_BODY, SHORT_CELL, Pieces
 
 QUANTUM = 65_536  # bytes: what a link encrypts at once anyhow, so nobody waits longer for it
 HALF_LIFE = 1.0  # seconds: long against a round trip, short against a person's patience
@@ -31,14 +32,14 @@ class _Circuit:
     __slots__ = ("cells", "congested", "count", "waiting")
 
     def __init__(self) -> None:
-        self.cells: deque[bytes] = deque()
+        self.cells: deque[Pieces] = deque()
         self.waiting = 0
         self.count = 0.0
         self.congested = False
 
 
 class Outbox:
-    """Encoded cells by circuit. `size` is the bytes waiting in all. Not thread-safe."""
+    """Cells by circuit, in pieces. `size` is the bytes waiting in all. Not thread-safe."""
 
     __slots__ = ("_circuits", "_epoch", "_heap", "_table_limit", "_turn", "drained", "size")
 
@@ -51,8 +52,8 @@ class Outbox:
         self._epoch: float | None = None  # when a byte weighed 1
         self._table_limit = _MIN_TABLE
 
-    def append(self, circuit_id: int, cell: bytes) -> None:
-        """Queues one encoded cell behind its circuit's others."""
+    def append(self, circuit_id: int, cells: Sequence[Pieces]) -> None:
+        """Queues cells behind their circuit's others."""
         circuit = self._circuits.get(circuit_id)
         if circuit is None:
             circuit = self._circuits[circuit_id] = _Circuit()
@@ -61,35 +62,43 @@ class Outbox:
         if not circuit.cells:
             self._turn += 1
             heappush(self._heap, (circuit.count, self._turn, circuit_id, circuit))
-        circuit.cells.append(cell)
-        size = len(cell)
+        circuit.cells.extend(cells)
+        size = 0
+        for _, body, _ in cells:
+            size += LONG_CELL if len(body) > MAX_SHORT_BODY else SHORT_CELL
         circuit.waiting += size
         self.size += size
         if circuit.waiting > HIGH_WATER:
             circuit.congested = True
 
-    def take(self, room: int, now: float) -> list[bytes]:
+    def take(self, room: int, now: float) -> list[Pieces]:
         """The next cells to send, quietest circuit first: at most `room` bytes, but one cell if any waits."""
         if not self._heap:
             return []
         weight = self._weight(now)
         heap = self._heap
-        taken: list[bytes] = []
+        taken: list[Pieces] = []
         while heap and room > 0:
             _, _, circuit_id, circuit = heap[0]
             cells = circuit.cells
             alone = len(heap) == 1
-            sent = 0
-            while cells:
-                size = len(cells[0])
-                if size > room and taken:
-                    room = 0
-                    break
-                taken.append(cells.popleft())
-                sent += size
-                room -= size
-                if sent >= QUANTUM and not alone:
-                    break
+            if circuit.waiting <= (room if alone else min(room, QUANTUM)):  # all it has
+                sent = circuit.waiting
+                taken += cells
+                cells.clear()
+                room -= sent
+            else:
+                sent = 0
+                while cells:
+                    size = LONG_CELL if len(cells[0][1]) > MAX_SHORT_BODY else SHORT_CELL
+                    if size > room and taken:
+                        room = 0
+                        break
+                    taken.append(cells.popleft())
+                    sent += size
+                    room -= size
+                    if sent >= QUANTUM and not alone:
+                        break
             self._count(circuit_id, circuit, sent, weight)
         return taken
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from common.errors import AuthenticationFailed, Closed
 
+MAX_REPLIES = 4_096  # bytes TLS itself may want to say: an honest peer asks for a few key updates a day
 _RECORD = 16_384  # the largest TLS plaintext record (RFC 8446, section 5.1)
 
 
@@ -60,26 +61,26 @@ class TlsSession:
     def read(self) -> list[bytes]:
         """All plaintext that can be decrypted now, record by record; raises `Closed` at the peer's end."""
         records: list[bytes] = []
-        read = self._ssl.read
+        read, incoming = self._ssl.read, self._incoming
+        end = ""
         try:
-            while True:
-                record = read(_RECORD)
-                if not record:
-                    break
+            # A read takes a whole record. To ask again when nothing is there would be answered by an exception,
+            # which costs as much as decrypting a small record.
+            while record := read(_RECORD):
                 records.append(record)
-                # What is cut off waits inside OpenSSL. Asking once more would say so by an exception, which costs
-                # as much as decrypting a small record.
-                if not self._incoming.pending and not self._ssl.pending():
-                    return records
+                if not incoming.pending:
+                    break
+            else:
+                end = "the peer closed the link"
         except ssl.SSLWantReadError:
-            return records
+            pass
         except (ssl.SSLError, OSError) as error:
-            if records:
-                return records  # the same error comes again at the next call
-            raise Closed(f"TLS: {_reason(error)}") from None
-        if records:
-            return records
-        raise Closed("the peer closed the link")
+            end = f"TLS: {_reason(error)}"
+        if self._outgoing.pending > MAX_REPLIES:
+            raise Closed("the peer asks for too many key updates")
+        if end and not records:
+            raise Closed(end)  # after records, the next call comes to the same end
+        return records
 
     def write(self, plaintext: bytes | memoryview) -> None:
         """Encrypts into the outgoing side; raises `Closed`."""
@@ -91,11 +92,6 @@ class TlsSession:
     def outgoing(self) -> bytes:
         """The ciphertext to send; it is no longer held here."""
         return self._outgoing.read()
-
-    @property
-    def unsent(self) -> int:
-        """The bytes `outgoing()` would give: a peer that asks for key updates makes TLS write by itself."""
-        return self._outgoing.pending
 
     def peer_certificate(self) -> bytes:
         """The certificate that the peer shows, in DER; raises `AuthenticationFailed` when it shows none."""

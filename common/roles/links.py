@@ -15,6 +15,8 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from time import monotonic
 from typing import Protocol, TypeVar
 
@@ -33,6 +35,7 @@ IDLE_LINK = 180.0  # seconds without a circuit after which a link is closed
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_CIRCUIT_AND_COMMAND = itemgetter(0, 1)  # of a cell
 
 Place = tuple[bytes, str, int]  # identity, host and port of a relay
 
@@ -223,20 +226,13 @@ class Links:
         flushed: list[Link] = []
         TURN.begin()
         try:
-            at, count = 0, len(cells)
-            while at < count:
-                cell = cells[at]
-                circuit_id, command, body = cell
-                at += 1
+            for (circuit_id, command), run in groupby(cells, _CIRCUIT_AND_COMMAND):
                 side = table.get(circuit_id)
-                if side is None or command != Command.RELAY:
-                    self._other_cell(link, table, side, cell)
-                    continue
-                bodies = [body]
-                while at < count and cells[at][:2] == (circuit_id, command):
-                    bodies.append(cells[at].body)
-                    at += 1
-                self._deliver(link, circuit_id, side, side.cells, bodies)
+                if side is not None and command == Command.RELAY:
+                    self._deliver(link, circuit_id, side, side.cells, [body for _, _, body in run])
+                else:
+                    for cell in run:
+                        self._other_cell(link, table, table.get(circuit_id), cell)
         finally:
             flushed = TURN.end()
         for other in flushed:

@@ -143,7 +143,7 @@ class _Next:
         with circuit.lock:
             if circuit.closed:
                 return
-            layers = [circuit.hop.receive_backward(body) for body in bodies]
+            layers = circuit.hop.receive_backward(bodies)
             circuit.link.queue(circuit.circuit_id, Command.RELAY, *layers)
         TURN.flush(circuit.link)
 

@@ -6,6 +6,7 @@ A short cell is 1,024 bytes in all, a long one 16,384: one TLS record. Senders u
 """
 
 import struct
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ ZEROS = bytes(LONG_CELL)
 
 VERSIONS = (1,)  # protocol versions this software speaks
 Bytes = bytes | memoryview  # what is only read, or joined to something: a view saves a copy
+Pieces = tuple[bytes, Bytes, bytes]  # a cell not joined yet: header, body, padding
 
 
 class Command(IntEnum):
@@ -48,12 +50,27 @@ class Cell(NamedTuple):
 
 def encode_cell(circuit_id: int, command: int, body: Bytes) -> bytes:
     """The 1,024 or 16,384 bytes of a cell; raises `TooLarge` when the body does not fit."""
-    length = len(body)
-    if length <= MAX_SHORT_BODY:
-        return b"".join((HEADER.pack(circuit_id, command, length), body, ZEROS[: MAX_SHORT_BODY - length]))
-    if length > MAX_BODY:
-        raise TooLarge("a cell's body is at most 16,377 bytes")
-    return b"".join((HEADER.pack(circuit_id, command | LONG_FLAG, length), body, ZEROS[: MAX_BODY - length]))
+    return b"".join(cut_cells(circuit_id, command, (body,))[0])
+
+
+def cut_cells(circuit_id: int, command: int, bodies: Sequence[Bytes]) -> list[Pieces]:
+    """A circuit's cells in pieces, which whoever sends them joins with others'; raises as `encode_cell`."""
+    cells: list[Pieces] = []
+    known = -1
+    header = padding = b""
+    for body in bodies:
+        length = len(body)
+        if length != known:  # bodies that come together are mostly of one length
+            known = length
+            if length <= MAX_SHORT_BODY:
+                header, padding = HEADER.pack(circuit_id, command, length), ZEROS[: MAX_SHORT_BODY - length]
+            elif length <= MAX_BODY:
+                header = HEADER.pack(circuit_id, command | LONG_FLAG, length)
+                padding = ZEROS[: MAX_BODY - length]
+            else:
+                raise TooLarge("a cell's body is at most 16,377 bytes")
+        cells.append((header, body, padding))
+    return cells
 
 
 def encode_hello(versions: tuple[int, ...] = VERSIONS) -> bytes:

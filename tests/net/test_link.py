@@ -16,6 +16,7 @@ import pytest
 
 from common.errors import AuthenticationFailed, Closed, DestroyReason, Malformed, TooLarge
 from common.net import link as link_module
+from common.net import tls as tls_module
 from common.net.deadline import Deadline
 from common.net.kernel_queue import ARRIVED
 from common.net.link import Link
@@ -453,7 +454,7 @@ def test_garbage_instead_of_tls_closes_the_link_once() -> None:
     not shutil.which("openssl"), reason="needs the openssl command, the only one that asks for updates"
 )
 def test_endless_key_updates_do_not_fill_our_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link_module, "MAX_TLS_REPLIES", 100)
+    monkeypatch.setattr(tls_module, "MAX_REPLIES", 100)
     owner = Recorder()
     with socket.create_server(("127.0.0.1", 0)) as server:
         command = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.getsockname()[1]}"]

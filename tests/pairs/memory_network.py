@@ -278,7 +278,8 @@ class MemoryNetwork:
         if cell.command == Command.CREATED:
             hop.extended(cell.body)
         elif cell.command == Command.RELAY:
-            self.send_cell(node - 1, Way.BACKWARD, Command.RELAY, hop.receive_backward(cell.body))
+            for layer in hop.receive_backward([cell.body]):
+                self.send_cell(node - 1, Way.BACKWARD, Command.RELAY, layer)
         else:
             raise Unexpected("at a relay")
 

@@ -56,6 +56,14 @@ def test_circuits_that_begin_together_on_a_short_path_share_it() -> None:
     assert max(shares) < 3 * min(shares)  # 1.5 here
 
 
+def test_links_that_start_slowly_themselves_cost_a_moment_only() -> None:
+    """What waits for their TCP is taken for a queue, and ends slow start. Growing from there would take four seconds."""
+    path = Path(lambda now: (4 if now < 0.6 else 200) * MBIT)
+    circuit = path.circuit(150 * MS)
+    path.run(3)
+    assert circuit.got(2, 3) > 0.9 * 200 * MBIT
+
+
 def test_the_queue_of_slow_start_is_gone_soon() -> None:
     path = constant(10)
     path.circuit(150 * MS)

@@ -187,17 +187,17 @@ def test_a_backward_cell_needs_a_next_hop(state: HopState) -> None:
     bench = Bench()
     STATES[state](bench)
     with pytest.raises(Unexpected):
-        bench.hop.receive_backward(bytes(100))
+        bench.hop.receive_backward([bytes(100)])
 
 
 @BOTH
 def test_a_backward_cell_gets_one_more_layer_while_it_fits(suite: Suite) -> None:
     bench = Bench(suite)
     middle(bench)
-    around = len(bench.hop.receive_backward(bytes(89))) - 89
-    assert len(bench.hop.receive_backward(bytes(MAX_BODY - around))) <= MAX_BODY
+    around = len(bench.hop.receive_backward([bytes(89)])[0]) - 89
+    assert len(bench.hop.receive_backward([bytes(MAX_BODY - around)])[0]) <= MAX_BODY
     with pytest.raises(TooLarge):
-        bench.hop.receive_backward(bytes(MAX_BODY - around + 16))
+        bench.hop.receive_backward([bytes(89), bytes(MAX_BODY - around + 16)])
 
 
 @BOTH

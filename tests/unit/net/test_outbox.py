@@ -7,17 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.net.outbox import HALF_LIFE, HIGH_WATER, LOW_WATER, QUANTUM, Outbox
-from common.wire.cells import LONG_CELL, SHORT_CELL
+from common.wire.cells import HEADER, LONG_CELL, SHORT_CELL, Command, Pieces, cut_cells
 
 
-def cell(circuit_id: int, number: int = 0, size: int = LONG_CELL) -> bytes:
-    """Something of a cell's size that can be told apart."""
-    return (circuit_id.to_bytes(4, "big") + number.to_bytes(4, "big")).ljust(size, b"\0")
+def cell(circuit_id: int, number: int = 0, size: int = LONG_CELL) -> list[Pieces]:
+    """One that can be told apart, full but for a byte."""
+    body = number.to_bytes(4, "big").ljust(size - HEADER.size - 1, b"\0")
+    return cut_cells(circuit_id, Command.RELAY, [body])
 
 
-def names(cells: list[bytes]) -> list[tuple[int, int]]:
+def names(cells: list[Pieces]) -> list[tuple[int, int]]:
     """(circuit id, number) of each."""
-    return [(int.from_bytes(c[:4], "big"), int.from_bytes(c[4:8], "big")) for c in cells]
+    return [(HEADER.unpack(header)[0], int.from_bytes(body[:4], "big")) for header, body, _ in cells]
 
 
 def take_all(outbox: Outbox, room: int = LONG_CELL, now: float = 0.0) -> list[tuple[int, int]]:
@@ -157,7 +158,7 @@ def test_whatever_happens_nothing_is_lost_or_reordered(
         queued.append((circuit_id, number))
         if action == 0:
             cells = outbox.take(room, now)
-            assert cells and (len(cells) == 1 or sum(map(len, cells)) <= room)
+            assert cells and (len(cells) == 1 or sum(len(b"".join(pieces)) for pieces in cells) <= room)
             taken += names(cells)
     taken += take_all(outbox, room, now)
     for circuit_id in range(5):
