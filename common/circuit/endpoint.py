@@ -19,7 +19,7 @@ from common.circuit.actions import (
     StreamEnded,
 )
 from common.circuit.congestion import CongestionWindow
-from common.circuit.stream import OWES_END, TAKES_DATA, Event, Side, State, Stream, next_state
+from common.circuit.stream import OWES_END, TAKES_DATA, UNMOVED_BY_DATA, Event, Side, State, Stream, next_state
 from common.circuit.window import CIRCUIT_WINDOW, CircuitReceiveWindow, CircuitSendWindow
 from common.errors import EndReason, TooLarge, Unexpected
 from common.wire.cells import Bytes
@@ -39,7 +39,9 @@ from common.wire.messages import (
     Resolved,
     Sendme,
     Sought,
+    decode_messages,
     encode_data_header,
+    only_data,
 )
 
 LAST_STREAM_ID = 2**16 - 1  # ids only rise: a circuit that used them all is replaced
@@ -75,13 +77,24 @@ class Endpoint:
         self._receive_window = CircuitReceiveWindow()
         self._congestion = CongestionWindow(CIRCUIT_WINDOW)
         self._learned = 0  # what a stream's window has grown to
-        self._outgoing: list[tuple[bytes, Bytes]] = []  # (a message, or the header of DATA; the DATA)
-        self._unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
+        # (a message, or the header of DATA; the DATA; how many bytes of DATA)
+        self._outgoing: list[tuple[bytes, Bytes, int]] = []
+        self.unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
 
     # ---- what arrives
 
+    def receive_cell(self, body: Bytes, proof: Bytes, now: float, actions: list[Action]) -> None:
+        """As `receive`, all messages of a cell as they came; what is to be done is appended to `actions`."""
+        found = only_data(body)
+        if found is None:
+            self.receive(decode_messages(body), proof, now, actions)
+            return
+        stream_id, data = found
+        self._receive_data(stream_id, data, now, actions)
+        self._receive_window.cell_arrived(len(data))
+
     def receive(
-        self, messages: Sequence[Message], proof: bytes, now: float, before: list[Action] | None = None
+        self, messages: Sequence[Message], proof: Bytes, now: float, before: list[Action] | None = None
     ) -> list[Action]:
         """All messages of one cell; `proof` is the end of its innermost layer. Raises `ProtocolError`.
 
@@ -93,7 +106,7 @@ class Endpoint:
         for message in messages:
             if isinstance(message, Data):
                 count += len(message.data)
-                self._receive_data(message, now, actions)
+                self._receive_data(message.stream_id, message.data, now, actions)
             elif isinstance(message, Mark):
                 marked = True
             else:
@@ -101,21 +114,22 @@ class Endpoint:
         if count:
             self._receive_window.cell_arrived(count)
         if marked:
-            self.tell(Sendme(0, self._receive_window.marked(), proof))
+            self.tell(Sendme(0, self._receive_window.marked(), bytes(proof)))
         return actions
 
-    def _receive_data(self, message: Data, now: float, actions: list[Action]) -> None:
-        stream = self._known(message.stream_id, Event.GOT_DATA)
+    def _receive_data(self, stream_id: int, data: Bytes, now: float, actions: list[Action]) -> None:
+        stream = self._streams.get(stream_id) or self._known(stream_id, Event.GOT_DATA)
         if stream is None:
             return
-        stream.step(Event.GOT_DATA)
-        stream.receive_window.data_arrived(len(message.data), now)
+        if stream.state not in UNMOVED_BY_DATA:
+            stream.step(Event.GOT_DATA)
+        stream.receive_window.data_arrived(len(data), now)
         if stream.state in TAKES_DATA:
             last = actions[-1] if actions else None
-            if isinstance(last, Deliver) and last.stream_id == message.stream_id:
-                last.pieces.append(message.data)
+            if isinstance(last, Deliver) and last.stream_id == stream_id:
+                last.pieces.append(data)
             else:
-                actions.append(Deliver(message.stream_id, [message.data]))
+                actions.append(Deliver(stream_id, [data]))
 
     def _receive(self, message: Message, now: float, actions: list[Action]) -> None:
         match message:
@@ -190,7 +204,7 @@ class Endpoint:
         stream_id = self._next_id()
         message = Begin(stream_id, host, port, flags).encode()
         self._open(stream_id, Event.BEGIN, now)
-        self._outgoing.append((message, b""))
+        self._outgoing.append((message, b"", 0))
         return stream_id
 
     def resolve(self, host: str, now: float, sought: Sought = Sought.ADDRESSES) -> int:
@@ -198,7 +212,7 @@ class Endpoint:
         stream_id = self._next_id()
         message = Resolve(stream_id, host, sought).encode()
         self._open(stream_id, Event.RESOLVE, now)
-        self._outgoing.append((message, b""))
+        self._outgoing.append((message, b"", 0))
         return stream_id
 
     def connected(self, stream_id: int, address: IPAddress, ttl: int) -> bool:
@@ -229,42 +243,49 @@ class Endpoint:
         if stream is None or not stream.may_send:
             return 0
         limit = self._limit(stream)
-        return min(limit, self._room(stream)) if limit > 0 else 0
+        if limit <= 0:
+            return 0
+        room = self._window_left()
+        if room > 0:
+            return min(limit, max(room, self.max_data))  # no slivers
+        sent = self._send_window.sent + self.unsealed
+        return min(limit, QUIET) if room > -OVERDRAFT and stream.quiet(QUIET, sent, self._congestion.window) else 0
 
     def has_room(self) -> bool:
         """Whether the circuit leaves room for DATA of any stream: by its limit, and by the congestion window."""
-        return self._window_left() > 0 and self._send_window.left > self._unsealed
+        return self._window_left() > 0 and self._send_window.left > self.unsealed
 
     def _limit(self, stream: Stream) -> int:
-        return min(stream.send_window.left, self._send_window.left - self._unsealed)
+        """Bytes that the limits of stream and circuit leave; asked for each read, so nothing here is a call."""
+        own, circuit = stream.send_window, self._send_window
+        left, own_left = circuit.limit - circuit.sent - self.unsealed, own.limit - own.sent
+        return own_left if own_left < left else left
 
     def _window_left(self) -> int:
         """Bytes that the congestion window leaves, which is told when there are none; negative when it shrank."""
-        left = self._congestion.window - self._send_window.flying - self._unsealed
+        circuit = self._send_window
+        left = self._congestion.window - (circuit.sent - circuit.answered) - self.unsealed
         if left <= 0:
             self._congestion.refused()
         return left
 
-    def _room(self, stream: Stream) -> int:
-        """Bytes that the congestion window leaves to a stream."""
-        room = self._window_left()
-        if room > 0:
-            return max(room, self.max_data)  # no slivers
-        sent = self._send_window.sent + self._unsealed
-        return QUIET if room > -OVERDRAFT and stream.quiet(QUIET, sent, self._congestion.window) else 0
-
     def send(self, stream_id: int, data: bytes) -> None:
         """Sends `data`, which `sendable` has allowed; the congestion window may have shrunk since."""
         stream = self._streams[stream_id]
-        assert stream.may_send and len(data) <= self._limit(stream), "more than `sendable` allows"
-        self._advance(stream_id, stream)
-        stream.sent(len(data), self._send_window.sent + self._unsealed, self._congestion.window)
-        stream.send_window.take(len(data))
-        self._unsealed += len(data)
+        size, most, outgoing = len(data), self.max_data, self._outgoing
+        assert stream.may_send and size <= self._limit(stream), "more than `sendable` allows"
+        if stream.advances:
+            self._advance(stream_id, stream)
+        stream.sent(size, self._send_window.sent + self.unsealed, self._congestion.window)
+        self.unsealed += size
+        if size <= most:
+            outgoing.append((encode_data_header(stream_id, size), data, size))
+            return
         view = memoryview(data)
-        for at in range(0, len(data), self.max_data):
-            piece = view[at : at + self.max_data]
-            self._outgoing.append((encode_data_header(stream_id, len(piece)), piece))
+        for at in range(0, size, most):
+            piece = view[at : at + most]
+            count = len(piece)
+            outgoing.append((encode_data_header(stream_id, count), piece, count))
 
     def taken(self, stream_id: int, count: int, now: float) -> bool:
         """The application took `count` bytes of what was delivered; at an exit, not before `connected`.
@@ -302,34 +323,38 @@ class Endpoint:
 
     def tell(self, message: Message) -> None:
         """Appends a message that is no DATA."""
-        self._outgoing.append((message.encode(), b""))
+        self._outgoing.append((message.encode(), b"", 0))
 
     def take_cells(self, now: float) -> list[bytes]:
         """The cell bodies to send now, sealed and in order; messages that fit together share a cell."""
         cells: list[bytes] = []
-        parts: list[Bytes] = []
-        size = count = 0
-        for message in self._outgoing:
-            head, data = message
-            length = len(head) + len(data)
-            if size + length > self._max_messages:
-                cells.append(self._seal_cell(parts, count, now))
-                parts, size, count = [], 0, 0
-            parts += message
-            size += length
-            count += len(data)
-        if parts or self._send_window.stuck(self._congestion.step):
-            cells.append(self._seal_cell(parts, count, now))
-        self._outgoing.clear()
-        self._unsealed = 0
+        outgoing, window, step = self._outgoing, self._send_window, self._congestion.step
+        at, end = 0, len(outgoing)
+        while at < end or (not cells and window.stuck(step)):  # a stuck window has a cell for its mark alone
+            parts: list[Bytes] = []
+            size = count = 0
+            while at < end:
+                head, data, length = outgoing[at]
+                size += len(head) + length
+                if size > self._max_messages and parts:
+                    break
+                parts.append(head)
+                if length:
+                    parts.append(data)
+                    count += length
+                at += 1
+            if window.cell_sent(count, step):
+                parts.append(_MARK)
+                body, proof = self._seal(*parts)
+                window.marked(proof, now)
+            else:
+                body, _ = self._seal(*parts)
+            cells.append(body)
+        outgoing.clear()
+        self.unsealed = 0
         return cells
 
     # ---- what others may ask
-
-    @property
-    def unsealed(self) -> int:
-        """Bytes of DATA that wait for `take_cells`."""
-        return self._unsealed
 
     @property
     def open_streams(self) -> int:
@@ -355,18 +380,12 @@ class Endpoint:
 
     def _advance(self, stream_id: int, stream: Stream) -> None:
         """Grants a new stream its larger window together with something that is sent anyway."""
-        limit = stream.receive_window.advance() if stream.state is State.OPEN else None
+        if stream.state is not State.OPEN:
+            return
+        stream.advances = False
+        limit = stream.receive_window.advance()
         if limit is not None:
             self.tell(Sendme(stream_id, limit))
-
-    def _seal_cell(self, parts: list[Bytes], count: int, now: float) -> bytes:
-        mark = self._send_window.mark_due(count, self._congestion.step)
-        if mark:
-            parts.append(_MARK)
-        body, proof = self._seal(*parts)
-        if count or mark:
-            self._send_window.cell_sent(count, proof if mark else None, now)
-        return body
 
     def _next_id(self) -> int:
         if self._highest == LAST_STREAM_ID:

@@ -60,25 +60,25 @@ class CircuitSendWindow:
         """Bytes sent and not answered."""
         return self.sent - self.answered
 
-    def mark_due(self, count: int, step: int) -> bool:
-        """Whether a cell with `count` bytes of DATA should be marked, for a receipt each `step` bytes (>= 12 KiB).
+    def cell_sent(self, count: int, step: int) -> bool:
+        """A cell with `count` bytes of DATA goes out; True when it should be marked: `marked` follows then.
 
-        The first that is nearly full is: it tells the round trip of a cell with nothing before it.
+        That is for a receipt each `step` bytes (>= 12 KiB). The first cell that is nearly full is marked too: it
+        tells the round trip of a cell with nothing before it.
         """
-        return self.sent + count - self._marked >= step or (not self._marked and count >= MIN_STEP)
+        self.sent = sent = self.sent + count
+        if sent > self.limit:
+            raise WindowViolated("sent beyond the circuit's limit")
+        return sent - self._marked >= step or (not self._marked and count >= MIN_STEP)
+
+    def marked(self, proof: bytes, now: float) -> None:
+        """That cell was sealed with a mark; `proof`: the end of its innermost layer."""
+        self._marked = self.sent
+        self._owed.append((self.sent, proof, now))
 
     def stuck(self, step: int) -> bool:
         """Whether nothing is owed although more than `step` is flying: the step has shrunk meanwhile."""
         return not self._owed and self.sent - self._marked >= step
-
-    def cell_sent(self, count: int, mark: bytes | None, now: float) -> None:
-        """A cell with `count` bytes of DATA was sealed; `mark`: the end of its innermost layer if it is marked."""
-        self.sent += count
-        if self.sent > self.limit:
-            raise WindowViolated("sent beyond the circuit's limit")
-        if mark is not None:
-            self._marked = self.sent
-            self._owed.append((self.sent, mark, now))
 
     def credit(self, total: int, proof: bytes) -> Receipt:
         """A SENDME arrived: it must be the next one owed, with its proof."""
@@ -135,9 +135,10 @@ class StreamSendWindow:
 
     def take(self, count: int) -> None:
         """`count` bytes are sent."""
-        if count > self.left:
+        sent = self.sent + count
+        if sent > self.limit:
             raise WindowViolated("sent beyond the stream's limit")
-        self.sent += count
+        self.sent = sent
 
     def credit(self, total: int) -> None:
         """A SENDME arrived: it must raise the limit, and not beyond what any honest receiver would grant."""

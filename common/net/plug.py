@@ -18,6 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from common.net.poller import ENDED, READ, WRITE
+from common.wire.cells import Bytes
 
 if TYPE_CHECKING:
     from common.net.pump import Pump, Timer
@@ -82,7 +83,7 @@ class Plug:
         # Guards state, queue and finishing, and that nobody sends on a descriptor being closed.
         self._lock = threading.Lock()
         self._state = _OPEN
-        self._chunks: deque[bytes | memoryview] = deque()
+        self._chunks: deque[Bytes] = deque()
         self._finishing = False
         # Wishes from any thread, granted by `look`.
         self._asked = False
@@ -103,7 +104,7 @@ class Plug:
         """Whether it is over; who owned it then was told, unless it was closed on this side."""
         return self._state is _CLOSED
 
-    def write(self, *pieces: bytes) -> int:
+    def write(self, *pieces: Bytes) -> int:
         """Sends now what the kernel takes, queues the rest, never waits; returns the number of bytes taken now.
 
         The bytes of one call stay together. After `finish` or `close` they are dropped and 0 is returned.
@@ -391,7 +392,7 @@ class Plug:
         self.abort()
 
 
-def _take(chunks: deque[bytes | memoryview], count: int) -> None:
+def _take(chunks: deque[Bytes], count: int) -> None:
     """Removes the first `count` bytes."""
     while count:
         head = chunks[0]

@@ -9,14 +9,16 @@ Several messages may share a cell; none crosses cells. Whether a message is lega
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import ClassVar, Self
 
 from common.errors import EndReason, Malformed
-from common.wire.cells import Bytes
+from common.wire.cells import MAX_SHORT_BODY, Bytes
 from common.wire.codec import U16, U32, U64, Reader, pack_short_string
 
 HEADER = struct.Struct(">BHH")
+_HEADER_SIZE = HEADER.size
 CREATE_BODY = 1_282  # bytes of a CREATE cell's body: types, identity, onion key, X25519 and ML-KEM-768 keys
 CREATED_BODY = 1_152  # bytes of a CREATED cell's body: X25519 key, ML-KEM-768 ciphertext, proof
 IDENTITY = 32
@@ -364,13 +366,27 @@ _TYPES: dict[int, type[Message]] = {
     int(kind.command): kind
     for kind in (Begin, Connected, Data, End, Sendme, Extend, Extended, Resolve, Resolved, Drop, Mark)
 }
+_DATA = int(MessageCommand.DATA)
 _OF_CIRCUIT = frozenset({MessageCommand.EXTEND, MessageCommand.EXTENDED, MessageCommand.DROP, MessageCommand.MARK})
 _OF_EITHER = frozenset({MessageCommand.SENDME})
 
 
-def encode_data_header(stream_id: int, length: int) -> bytes:
-    """The five bytes before `length` bytes of DATA: senders of much data join them to it themselves."""
-    return HEADER.pack(MessageCommand.DATA, stream_id, length)
+# The five bytes before a stream's DATA, of its id and the length: senders of much data join them to it themselves.
+encode_data_header = partial(HEADER.pack, _DATA)
+
+
+def only_data(body: Bytes) -> tuple[int, Bytes] | None:
+    """Stream id and bytes of a DELIVER body that is one DATA, as most are; None for any other, also a wrong one.
+
+    What nearly fills a cell is a view of `body`: no copy, and not less memory than it is counted for.
+    """
+    if len(body) <= _HEADER_SIZE:
+        return None
+    command, stream_id, length = HEADER.unpack_from(body)
+    if command != _DATA or length != len(body) - _HEADER_SIZE or not stream_id:
+        return None
+    data = body[_HEADER_SIZE:]
+    return stream_id, data if length > MAX_SHORT_BODY else bytes(data)
 
 
 def decode_messages(body: Bytes) -> list[Message]:
@@ -378,10 +394,10 @@ def decode_messages(body: Bytes) -> list[Message]:
     messages: list[Message] = []
     at, end = 0, len(body)
     while at < end:
-        if end - at < HEADER.size:
+        if end - at < _HEADER_SIZE:
             raise Malformed("truncated message")
         command, stream_id, length = HEADER.unpack_from(body, at)
-        at += HEADER.size
+        at += _HEADER_SIZE
         if length > end - at:
             raise Malformed("truncated message")
         kind = _TYPES.get(command)

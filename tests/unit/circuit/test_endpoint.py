@@ -63,7 +63,9 @@ def said(end: Endpoint) -> list[Message]:
 
 
 def got(end: Endpoint, *messages: Message) -> list[Action]:
-    return end.receive(messages, NO_PROOF, 0.0)
+    actions: list[Action] = []
+    end.receive_cell(b"".join(message.encode() for message in messages), NO_PROOF, 0.0, actions)
+    return actions
 
 
 def opened(side: Side) -> Endpoint:
