@@ -319,12 +319,13 @@ class Plug:
     def _flush(self) -> None:
         """Hands queued bytes to the kernel and tells the owner how many it took."""
         with self._lock:
-            if not self._chunks:
-                return
-            taken = self._send()
+            waits = bool(self._chunks)
+            taken = self._send() if waits else 0
             if taken and self._finishing:
                 self._end_if_empty()
-        if self._error is not None:
+        if not waits:
+            self._watch()  # it last looked while another thread was sending, which the kernel then took
+        elif self._error is not None:
             self.broken(self._error)
         elif not taken:
             return
