@@ -77,8 +77,8 @@ class Endpoint:
         self._receive_window = CircuitReceiveWindow()
         self._congestion = CongestionWindow(CIRCUIT_WINDOW)
         self._learned = 0  # what a stream's window has grown to
-        # (a message, or the header of DATA; the DATA; how many bytes of DATA)
-        self._outgoing: list[tuple[bytes, Bytes, int]] = []
+        # What waits for `take_cells`: a message or the header of DATA, the DATA, how many bytes of DATA.
+        self.outgoing: list[tuple[bytes, Bytes, int]] = []
         self.unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
 
     # ---- what arrives
@@ -118,8 +118,9 @@ class Endpoint:
         return actions
 
     def _receive_data(self, stream_id: int, data: Bytes, now: float, actions: list[Action]) -> None:
-        stream = self._streams.get(stream_id) or self._known(stream_id, Event.GOT_DATA)
+        stream = self._streams.get(stream_id)
         if stream is None:
+            self._is_late(stream_id, Event.GOT_DATA)
             return
         if stream.state not in UNMOVED_BY_DATA:
             stream.step(Event.GOT_DATA)
@@ -174,6 +175,8 @@ class Endpoint:
         window = self._send_window
         receipt = window.credit(message.total, message.proof)
         self._congestion.measured(now, now - receipt.sent_at, receipt.newly, window.answered, window.sent)
+        if window.stuck(self._congestion.step):
+            self.outgoing.append((b"", b"", 0))  # a cell for the mark, which will be due, if for nothing else
 
     def _receive_sendme(self, message: Sendme, actions: list[Action]) -> None:
         stream = self._step(message.stream_id, Event.GOT_SENDME)
@@ -184,10 +187,12 @@ class Endpoint:
     def _receive_end(self, message: End, actions: list[Action]) -> None:
         both = message.direction is Direction.BOTH
         stream_id = message.stream_id
-        stream = self._known(stream_id, Event.GOT_END_BOTH if both else Event.GOT_END_SENDING)
+        event = Event.GOT_END_BOTH if both else Event.GOT_END_SENDING
+        stream = self._streams.get(stream_id)
         if stream is None:
+            self._is_late(stream_id, event)
             return
-        left = stream.step(Event.GOT_END_BOTH if both else Event.GOT_END_SENDING)
+        left = stream.step(event)
         closed = stream.state is State.CLOSED
         if both and left in OWES_END:
             self.tell(End(stream_id, Direction.BOTH, EndReason.DONE))
@@ -204,7 +209,7 @@ class Endpoint:
         stream_id = self._next_id()
         message = Begin(stream_id, host, port, flags).encode()
         self._open(stream_id, Event.BEGIN, now)
-        self._outgoing.append((message, b"", 0))
+        self.outgoing.append((message, b"", 0))
         return stream_id
 
     def resolve(self, host: str, now: float, sought: Sought = Sought.ADDRESSES) -> int:
@@ -212,7 +217,7 @@ class Endpoint:
         stream_id = self._next_id()
         message = Resolve(stream_id, host, sought).encode()
         self._open(stream_id, Event.RESOLVE, now)
-        self._outgoing.append((message, b"", 0))
+        self.outgoing.append((message, b"", 0))
         return stream_id
 
     def connected(self, stream_id: int, address: IPAddress, ttl: int) -> bool:
@@ -272,7 +277,7 @@ class Endpoint:
     def send(self, stream_id: int, data: bytes) -> None:
         """Sends `data`, which `sendable` has allowed; the congestion window may have shrunk since."""
         stream = self._streams[stream_id]
-        size, most, outgoing = len(data), self.max_data, self._outgoing
+        size, most, outgoing = len(data), self.max_data, self.outgoing
         assert stream.may_send and size <= self._limit(stream), "more than `sendable` allows"
         if stream.advances:
             self._advance(stream_id, stream)
@@ -310,7 +315,10 @@ class Endpoint:
             return True
         stream.step(Event.FINISH)
         self.tell(End(stream_id, Direction.SENDING, EndReason.DONE))
-        return self._forget_if_closed(stream_id, stream)
+        closed = stream.state is State.CLOSED
+        if closed:
+            del self._streams[stream_id]
+        return closed
 
     def reset(self, stream_id: int, reason: EndReason) -> None:
         """Ends both directions at once; does nothing when the stream is gone already."""
@@ -319,18 +327,19 @@ class Endpoint:
             return
         stream.step(Event.RESET)
         self.tell(End(stream_id, Direction.BOTH, reason))
-        self._forget_if_closed(stream_id, stream)
+        if stream.state is State.CLOSED:
+            del self._streams[stream_id]
 
     def tell(self, message: Message) -> None:
         """Appends a message that is no DATA."""
-        self._outgoing.append((message.encode(), b"", 0))
+        self.outgoing.append((message.encode(), b"", 0))
 
     def take_cells(self, now: float) -> list[bytes]:
         """The cell bodies to send now, sealed and in order; messages that fit together share a cell."""
         cells: list[bytes] = []
-        outgoing, window, step = self._outgoing, self._send_window, self._congestion.step
+        outgoing, window, step = self.outgoing, self._send_window, self._congestion.step
         at, end = 0, len(outgoing)
-        while at < end or (not cells and window.stuck(step)):  # a stuck window has a cell for its mark alone
+        while at < end:
             parts: list[Bytes] = []
             size = count = 0
             while at < end:
@@ -401,22 +410,17 @@ class Endpoint:
         self._streams[stream_id] = Stream(self._side, next_state(self._side, State.IDLE, event), now, learned)
         self._highest = stream_id
 
-    def _known(self, stream_id: int, event: Event) -> Stream | None:
-        """The stream, or None when it is closed and `event` is legal then; raises `Unexpected`."""
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            next_state(self._side, State.CLOSED if stream_id <= self._highest else State.IDLE, event)
-        return stream
+    def _is_late(self, stream_id: int, event: Event) -> None:
+        """For a stream that is gone or never was: raises `Unexpected` unless it is gone and `event` legal then."""
+        next_state(self._side, State.CLOSED if stream_id <= self._highest else State.IDLE, event)
 
     def _step(self, stream_id: int, event: Event) -> Stream | None:
-        stream = self._known(stream_id, event)
-        if stream is not None:
-            stream.step(event)
-            self._forget_if_closed(stream_id, stream)
+        """The stream, moved on; None when it is closed and `event` is legal then. Raises `Unexpected`."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._is_late(stream_id, event)
+            return None
+        stream.step(event)
+        if stream.state is State.CLOSED:
+            del self._streams[stream_id]
         return stream
-
-    def _forget_if_closed(self, stream_id: int, stream: Stream) -> bool:
-        if stream.state is not State.CLOSED:
-            return False
-        del self._streams[stream_id]
-        return True

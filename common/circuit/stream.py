@@ -171,6 +171,6 @@ class Stream:
     def step(self, event: Event) -> State:
         """Moves on and returns the state that was left; raises `Unexpected`."""
         left, side = self.state, self.side
-        self.state = state = next_state(side, left, event)
+        self.state = state = TABLE[side].get((left, event)) or next_state(side, left, event)
         self.may_send = state in MAY_SEND[side]
         return left

@@ -73,13 +73,15 @@ class Plug:
     `queued` is the number of bytes written and not yet taken by the kernel.
     """
 
-    def __init__(self, pump: "Pump", sock: socket.socket, owner: PlugOwner, *, connecting: bool = False) -> None:
+    def __init__(
+        self, pump: "Pump", sock: socket.socket, owner: PlugOwner, *, tcp: bool, connecting: bool = False
+    ) -> None:
         self.owner = owner
         self.queued = 0
         self._pump = pump
         self._sock = sock
         self._fd = sock.fileno()
-        self._tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+        self._tcp = tcp
         # Guards state, queue and finishing, and that nobody sends on a descriptor being closed.
         self._lock = threading.Lock()
         self._state = _OPEN

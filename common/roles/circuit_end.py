@@ -62,7 +62,7 @@ class Attachment:
         with self._early_lock:
             if self._broken:
                 return False
-            taken = plug.write(*self._early)
+            taken = plug.write(*self._early) if self._early else 0
             if self._peer_finished:
                 plug.finish()
             self._early.clear()
@@ -93,9 +93,10 @@ class Attachment:
             self._peer_finished = True
             plug = self._plug
         if plug is not None:
-            plug.finish()
             if self._finished:
                 plug.close()
+            else:
+                plug.finish()
 
     def ended(self, reason: EndReason) -> None:
         """The stream broke: whoever holds the other end of the socket must see an error, not an end."""
@@ -264,10 +265,11 @@ class CircuitEnd:
     def queue_cells(self) -> bool:
         """Queues what the machine wants sent; True when there was anything."""
         assert self.lock.locked()
+        if not self.endpoint.outgoing:
+            return False
         bodies = self.endpoint.take_cells(monotonic())
-        if bodies:
-            self.link.queue(self.circuit_id, Command.RELAY, *bodies)
-        return bool(bodies)
+        self.link.queue(self.circuit_id, Command.RELAY, *bodies)
+        return True
 
     def claim(self, action: Action) -> Attachment | None:
         """The attachment that an action is for.

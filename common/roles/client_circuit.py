@@ -223,8 +223,11 @@ class ClientCircuit(CircuitEnd):
         with self.lock:
             if self.closed:
                 return
-            claimed += [(action, self.claim(action)) for action in self.origin.receive(bodies, now)]
-        TURN.settle(self)
+            for action in self.origin.receive(bodies, now):
+                claimed.append((action, self.claim(action)))
+            speaks = bool(self.endpoint.outgoing)
+        if speaks:
+            TURN.settle(self)
         for action, attachment in claimed:
             self._perform(action, attachment)
 

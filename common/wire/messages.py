@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 
 from common.errors import EndReason, Malformed
 from common.wire.cells import MAX_SHORT_BODY, Bytes
-from common.wire.codec import U16, U32, U64, Reader, pack_short_string
+from common.wire.codec import U16, U32, U64, Reader, pack_short_string, read_short_string
 
 HEADER = struct.Struct(">BHH")
 _HEADER_SIZE = HEADER.size
@@ -68,7 +68,7 @@ class Direction(IntEnum):
 
 _BEGIN = struct.Struct(">BH")
 _FLAGS = {int(flags): flags for flags in (BeginFlags.ANY, BeginFlags.IPV4_ONLY, BeginFlags.IPV6_ONLY)}
-_ADDRESS_SIZES = {4: 4, 6: 16}  # bytes by IP version
+_ADDRESSES: dict[int, tuple[type[IPAddress], int]] = {4: (IPv4Address, 4), 6: (IPv6Address, 16)}  # and bytes
 _ENDS = {bytes([direction, reason]): (direction, reason) for direction in Direction for reason in EndReason}
 
 
@@ -97,9 +97,10 @@ class Begin:
     @classmethod
     def decode(cls, stream_id: int, data: bytes) -> Self:
         """Raises `Malformed`; so do all the decoders below."""
-        reader = Reader(data)
-        (number, port), host = reader.unpack(_BEGIN), reader.short_string()
-        reader.done()
+        if len(data) < _BEGIN.size:
+            raise Malformed("truncated")
+        number, port = _BEGIN.unpack_from(data)
+        host = read_short_string(data[_BEGIN.size :])
         flags = _FLAGS.get(number)
         if port == 0 or flags is None:
             raise Malformed("not a BEGIN")
@@ -111,10 +112,10 @@ def _pack_address(address: IPAddress) -> bytes:
 
 
 def _read_address(reader: Reader) -> IPAddress:
-    size = _ADDRESS_SIZES.get(reader.u8())
-    if size is None:
+    kind, size = _ADDRESSES.get(reader.u8(), (None, 0))
+    if kind is None:
         raise Malformed("unknown address type")
-    return ip_address(reader.take(size))
+    return kind(reader.take(size))
 
 
 @dataclass(slots=True)
@@ -133,10 +134,10 @@ class Connected:
     @classmethod
     def decode(cls, stream_id: int, data: bytes) -> Self:
         """See `Begin.decode`."""
-        reader = Reader(data)
-        address, ttl = _read_address(reader), int.from_bytes(reader.take(4), "big")
-        reader.done()
-        return cls(stream_id, address, ttl)
+        kind, size = _ADDRESSES.get(data[0], (None, 0)) if data else (None, 0)
+        if kind is None or len(data) != 1 + size + U32.size:
+            raise Malformed("not a CONNECTED")
+        return cls(stream_id, kind(data[1 : 1 + size]), U32.unpack_from(data, 1 + size)[0])
 
 
 @dataclass(slots=True)
