@@ -283,7 +283,7 @@ class Endpoint:
             self._advance(stream_id, stream)
         stream.sent(size, self._send_window.sent + self.unsealed, self._congestion.window)
         self.unsealed += size
-        if size <= most:
+        if 0 < size <= most:
             outgoing.append((encode_data_header(stream_id, size), data, size))
             return
         view = memoryview(data)
