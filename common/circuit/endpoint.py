@@ -83,15 +83,28 @@ class Endpoint:
 
     # ---- what arrives
 
-    def receive_cell(self, body: Bytes, proof: Bytes, now: float, actions: list[Action]) -> None:
-        """As `receive`, all messages of a cell as they came; what is to be done is appended to `actions`."""
-        found = only_data(body)
-        if found is None:
-            self.receive(decode_messages(body), proof, now, actions)
-            return
-        stream_id, data = found
-        self._receive_data(stream_id, data, now, actions)
-        self._receive_window.cell_arrived(len(data))
+    def receive_cells(self, cells: Sequence[tuple[Bytes, Bytes]], now: float, actions: list[Action]) -> None:
+        """As `receive`, cells as they came: messages and proof of each. What is to be done goes behind `actions`.
+
+        What a run of cells brings for one stream is taken at once: in bulk that is nearly all there is.
+        """
+        run: list[Bytes] = []
+        of = size = 0  # the run's stream, and its bytes
+        for body, proof in cells:
+            found = only_data(body)
+            if found is not None and found[0] == of:
+                run.append(found[1])
+                size += len(found[1])
+                continue
+            if of:
+                self._receive_data(of, run, size, now, actions)
+                of = 0
+            if found is None:
+                self.receive(decode_messages(body), proof, now, actions)
+            else:
+                of, run, size = found[0], [found[1]], len(found[1])
+        if of:
+            self._receive_data(of, run, size, now, actions)
 
     def receive(
         self, messages: Sequence[Message], proof: Bytes, now: float, before: list[Action] | None = None
@@ -101,36 +114,35 @@ class Endpoint:
         What is to be done comes behind what there was to be done `before`, in the same list.
         """
         actions = [] if before is None else before
-        count = 0
         marked = False
         for message in messages:
             if isinstance(message, Data):
-                count += len(message.data)
-                self._receive_data(message.stream_id, message.data, now, actions)
+                self._receive_data(message.stream_id, [message.data], len(message.data), now, actions)
             elif isinstance(message, Mark):
                 marked = True
             else:
                 self._receive(message, now, actions)
-        if count:
-            self._receive_window.cell_arrived(count)
         if marked:
             self.tell(Sendme(0, self._receive_window.marked(), bytes(proof)))
         return actions
 
-    def _receive_data(self, stream_id: int, data: Bytes, now: float, actions: list[Action]) -> None:
+    def _receive_data(
+        self, stream_id: int, pieces: list[Bytes], size: int, now: float, actions: list[Action]
+    ) -> None:
         stream = self._streams.get(stream_id)
         if stream is None:
             self._is_late(stream_id, Event.GOT_DATA)
             return
         if stream.state not in UNMOVED_BY_DATA:
             stream.step(Event.GOT_DATA)
-        stream.receive_window.data_arrived(len(data), now)
+        stream.receive_window.data_arrived(size, now)
+        self._receive_window.data_arrived(size)
         if stream.state in TAKES_DATA:
             last = actions[-1] if actions else None
             if isinstance(last, Deliver) and last.stream_id == stream_id:
-                last.pieces.append(data)
+                last.pieces += pieces
             else:
-                actions.append(Deliver(stream_id, [data]))
+                actions.append(Deliver(stream_id, pieces))
 
     def _receive(self, message: Message, now: float, actions: list[Action]) -> None:
         match message:

@@ -60,6 +60,7 @@ class Hop:
         """Cells from the client's side; raises `ProtocolError`."""
         actions: list[Action] = []
         passed_on: list[Bytes] = []
+        cells: list[tuple[Bytes, Bytes]] = []
         for body in bodies:
             kind, inner = self._opener.open(body)
             if kind is Kind.FORWARD:
@@ -67,9 +68,11 @@ class Hop:
                     self._step(Got.LAYER)
                 passed_on.append(inner)
             elif self.state is HopState.EXIT:  # likewise
-                self.endpoint.receive_cell(inner, body[-PROOF:], now, actions)
+                cells.append((inner, body[-PROOF:]))
             else:
                 self._receive_messages(inner, body[-PROOF:], now, actions)
+        if cells:
+            self.endpoint.receive_cells(cells, now, actions)
         if passed_on:
             actions.append(PassOn(passed_on))
         return actions

@@ -63,15 +63,17 @@ class Origin:
     def receive(self, bodies: Sequence[Bytes], now: float) -> list[Action]:
         """RELAY cells from the first hop; raises `ProtocolError`."""
         actions: list[Action] = []
-        stack, receive = self._stack, self.endpoint.receive_cell
+        cells: list[tuple[Bytes, Bytes]] = []
+        stack = self._stack
         for body in bodies:
             hop, messages, proof = stack.open(body)
             if hop != stack.last:
                 raise Unexpected("a message from a hop that is not the last")
             if self._handshake is None:
-                receive(messages, proof, now, actions)
+                cells.append((messages, proof))
             else:
                 actions += self._extended(messages)
+        self.endpoint.receive_cells(cells, now, actions)
         return actions
 
     def tap(self, tap: Tap | None) -> None:

@@ -103,8 +103,8 @@ class CircuitReceiveWindow:
         self.limit = CIRCUIT_WINDOW
         self._marked = 0
 
-    def cell_arrived(self, count: int) -> None:
-        """A cell brought `count` bytes of DATA."""
+    def data_arrived(self, count: int) -> None:
+        """Cells brought `count` bytes of DATA."""
         self.arrived += count
         if self.arrived > self.limit:
             raise WindowViolated("data beyond the circuit's limit")

@@ -142,8 +142,9 @@ class Plug:
 
     def read_on(self) -> None:
         """As `resume`, and at once: on the pump's thread."""
-        self._resumed = True
-        self.look()
+        if self._paused:
+            self._resumed = True
+            self.look()
 
     def close(self) -> None:
         """Delivers the queue within `LINGER` seconds, then closes. The owner is not called any more.

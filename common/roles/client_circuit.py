@@ -90,7 +90,7 @@ class ClientStream(Attachment):
             self.plug_received(plug, data)
         self._reading = True
         plug.owner = self
-        plug.resume()
+        plug.read_on()
 
     def plug_failed(self, plug: Plug, error: OSError) -> None:
         """The application went away."""

@@ -54,7 +54,7 @@ class Circuit:
 
     def arrives(self, count: int, proof: bytes | None, now: float) -> None:
         """A cell is at the other end; the receipt it asks for goes back."""
-        self.receiving.cell_arrived(count)
+        self.receiving.data_arrived(count)
         self.delivered.append((now, self.receiving.arrived))
         if proof is not None:
             self._back = back = max(self._back, now + self.delay / 2 + self.stalled(now))  # in order

@@ -59,7 +59,7 @@ def test_both_ends_of_a_circuit_count_the_same(seed: int, least: int) -> None:
     for number in range(1_500):
         size, step = random.randint(least, CELL), random.randint(MIN_STEP, STEP)
         mark = sender.cell_sent(size, step)
-        receiver.cell_arrived(size)
+        receiver.data_arrived(size)
         if mark:
             sender.marked(proof(number), 0.0)
             sender.credit(receiver.marked(), proof(number))
@@ -70,10 +70,10 @@ def test_both_ends_of_a_circuit_count_the_same(seed: int, least: int) -> None:
 
 def test_a_circuits_limit_runs_8_mib_ahead_of_each_mark() -> None:
     receiver = CircuitReceiveWindow()
-    receiver.cell_arrived(STEP)
+    receiver.data_arrived(STEP)
     assert receiver.limit == CIRCUIT_WINDOW
     assert receiver.marked() == receiver.limit == STEP + CIRCUIT_WINDOW
-    receiver.cell_arrived(MIN_STEP)
+    receiver.data_arrived(MIN_STEP)
     assert receiver.marked() == STEP + MIN_STEP + CIRCUIT_WINDOW
 
 
@@ -116,7 +116,7 @@ def test_nothing_is_sent_or_taken_beyond_the_circuits_limit() -> None:
     with pytest.raises(WindowViolated):
         sender.cell_sent(1, STEP)
     with pytest.raises(WindowViolated):
-        CircuitReceiveWindow().cell_arrived(CIRCUIT_WINDOW + 1)
+        CircuitReceiveWindow().data_arrived(CIRCUIT_WINDOW + 1)
 
 
 def test_marks_that_come_too_often_are_refused() -> None:
@@ -124,12 +124,12 @@ def test_marks_that_come_too_often_are_refused() -> None:
     with pytest.raises(WindowViolated, match="marks"):
         CircuitReceiveWindow().marked()
     receiver = CircuitReceiveWindow()
-    receiver.cell_arrived(1)
+    receiver.data_arrived(1)
     receiver.marked()  # the first may come early
-    receiver.cell_arrived(MIN_STEP - 1)
+    receiver.data_arrived(MIN_STEP - 1)
     with pytest.raises(WindowViolated, match="marks"):
         receiver.marked()
-    receiver.cell_arrived(1)
+    receiver.data_arrived(1)
     receiver.marked()
     with pytest.raises(WindowViolated, match="marks"):
         receiver.marked()
