@@ -7,6 +7,7 @@ Several messages may share a cell; none crosses cells. Whether a message is lega
 """
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
 from functools import partial
@@ -363,13 +364,12 @@ class Mark:
 
 
 Message = Begin | Connected | Data | End | Sendme | Extend | Extended | Resolve | Resolved | Drop | Mark
-_TYPES: dict[int, type[Message]] = {
-    int(kind.command): kind
-    for kind in (Begin, Connected, Data, End, Sendme, Extend, Extended, Resolve, Resolved, Drop, Mark)
-}
 _DATA = int(MessageCommand.DATA)
-_OF_CIRCUIT = frozenset({MessageCommand.EXTEND, MessageCommand.EXTENDED, MessageCommand.DROP, MessageCommand.MARK})
-_OF_EITHER = frozenset({MessageCommand.SENDME})
+_OF_CIRCUIT: tuple[type[Message], ...] = (Extend, Extended, Drop, Mark, Sendme)
+_OF_STREAM: tuple[type[Message], ...] = (Begin, Connected, Data, End, Resolve, Resolved, Sendme)
+_Decoder = Callable[[int, bytes], Message]
+_CIRCUIT_DECODERS: dict[int, _Decoder] = {int(kind.command): kind.decode for kind in _OF_CIRCUIT}
+_STREAM_DECODERS: dict[int, _Decoder] = {int(kind.command): kind.decode for kind in _OF_STREAM}
 
 
 # The five bytes before a stream's DATA, of its id and the length: senders of much data join them to it themselves.
@@ -401,12 +401,10 @@ def decode_messages(body: Bytes) -> list[Message]:
         at += _HEADER_SIZE
         if length > end - at:
             raise Malformed("truncated message")
-        kind = _TYPES.get(command)
-        if kind is None:
-            raise Malformed("unknown message")
-        if command not in _OF_EITHER and (stream_id == 0) != (command in _OF_CIRCUIT):
-            raise Malformed("stream id does not fit the message")
-        messages.append(kind.decode(stream_id, bytes(body[at : at + length])))
+        decode = (_STREAM_DECODERS if stream_id else _CIRCUIT_DECODERS).get(command)
+        if decode is None:
+            raise Malformed("unknown message, or one that its stream id does not fit")
+        messages.append(decode(stream_id, bytes(body[at : at + length])))
         at += length
     if not messages:
         raise Malformed("no message")
