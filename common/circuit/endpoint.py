@@ -313,8 +313,10 @@ class Endpoint:
         if stream is None or not count:
             return False
         assert stream.state is not State.CONNECTING, "nothing is taken before the target answers"
-        limit = stream.receive_window.data_taken(count, now)
-        self._learned = min(max(self._learned, stream.receive_window.window), MAX_ADVANCE)
+        window = stream.receive_window
+        limit = window.data_taken(count, now)
+        if window.window > self._learned:
+            self._learned = min(window.window, MAX_ADVANCE)
         if limit is None or stream.state not in (State.OPEN, State.LOCAL_ENDED):
             return False
         self.tell(Sendme(stream_id, limit))

@@ -183,7 +183,8 @@ class StreamReceiveWindow:
     def data_taken(self, count: int, now: float) -> int | None:
         """The application took `count` bytes; the new limit when a SENDME is due."""
         self.taken += count
-        self._grow(now)
+        if self.taken - self._since_taken >= self.window:
+            self._grow(now)
         raised = self.taken + self.window
         if raised - self.limit < self.window // _RENEWALS:
             return None
@@ -193,8 +194,7 @@ class StreamReceiveWindow:
         return raised
 
     def _grow(self, now: float) -> None:
-        if self.taken - self._since_taken < self.window:
-            return
+        """A whole window was taken."""
         if self.round_trip is not None and now - self._since <= 2 * self.round_trip:
             self.window = min(GROWTH * self.window, MAX_STREAM_WINDOW)
         self._since, self._since_taken = now, self.taken

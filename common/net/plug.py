@@ -194,7 +194,10 @@ class Plug:
             self._error = error
             return 0
         self.queued -= taken
-        _take(chunks, taken)
+        if self.queued:
+            _take(chunks, taken)
+        else:
+            chunks.clear()
         return taken
 
     def _end_if_empty(self) -> None:
