@@ -379,7 +379,7 @@ encode_data_header = partial(HEADER.pack, _DATA)
 def only_data(body: Bytes) -> tuple[int, Bytes] | None:
     """Stream id and bytes of a DELIVER body that is one DATA, as most are; None for any other, also a wrong one.
 
-    What nearly fills a cell is a view of `body`: no copy, and not less memory than it is counted for.
+    What nearly fills a cell is a view of `body`: no copy, and it keeps little more in memory than itself.
     """
     if len(body) <= _HEADER_SIZE:
         return None
