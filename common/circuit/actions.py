@@ -55,7 +55,7 @@ class Deliver:
     """
 
     stream_id: int
-    pieces: list[bytes] = field(repr=False)
+    pieces: list[Bytes] = field(repr=False)
 
 
 @dataclass(slots=True)

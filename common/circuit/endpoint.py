@@ -19,7 +19,7 @@ from common.circuit.actions import (
     StreamEnded,
 )
 from common.circuit.congestion import CongestionWindow
-from common.circuit.stream import OWES_END, TAKES_DATA, Event, Side, State, Stream, next_state
+from common.circuit.stream import OWES_END, TAKES_DATA, UNMOVED_BY_DATA, Event, Side, State, Stream, next_state
 from common.circuit.window import CIRCUIT_WINDOW, CircuitReceiveWindow, CircuitSendWindow
 from common.errors import EndReason, TooLarge, Unexpected
 from common.wire.cells import Bytes
@@ -39,7 +39,9 @@ from common.wire.messages import (
     Resolved,
     Sendme,
     Sought,
+    decode_messages,
     encode_data_header,
+    only_data,
 )
 
 LAST_STREAM_ID = 2**16 - 1  # ids only rise: a circuit that used them all is replaced
@@ -75,47 +77,72 @@ class Endpoint:
         self._receive_window = CircuitReceiveWindow()
         self._congestion = CongestionWindow(CIRCUIT_WINDOW)
         self._learned = 0  # what a stream's window has grown to
-        self._outgoing: list[tuple[bytes, Bytes]] = []  # (a message, or the header of DATA; the DATA)
-        self._unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
+        # What waits for `take_cells`: a message or the header of DATA, the DATA, how many bytes of DATA.
+        self.outgoing: list[tuple[bytes, Bytes, int]] = []
+        self.unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
 
     # ---- what arrives
 
+    def receive_cells(self, cells: Sequence[tuple[Bytes, Bytes]], now: float, actions: list[Action]) -> None:
+        """As `receive`, cells as they came: messages and proof of each. What is to be done goes behind `actions`.
+
+        What a run of cells brings for one stream is taken at once: in bulk that is nearly all there is.
+        """
+        run: list[Bytes] = []
+        of = size = 0  # the run's stream, and its bytes
+        for body, proof in cells:
+            found = only_data(body)
+            if found is not None and found[0] == of:
+                run.append(found[1])
+                size += len(found[1])
+                continue
+            if of:
+                self._receive_data(of, run, size, now, actions)
+                of = 0
+            if found is None:
+                self.receive(decode_messages(body), proof, now, actions)
+            else:
+                of, run, size = found[0], [found[1]], len(found[1])
+        if of:
+            self._receive_data(of, run, size, now, actions)
+
     def receive(
-        self, messages: Sequence[Message], proof: bytes, now: float, before: list[Action] | None = None
+        self, messages: Sequence[Message], proof: Bytes, now: float, before: list[Action] | None = None
     ) -> list[Action]:
         """All messages of one cell; `proof` is the end of its innermost layer. Raises `ProtocolError`.
 
         What is to be done comes behind what there was to be done `before`, in the same list.
         """
         actions = [] if before is None else before
-        count = 0
         marked = False
         for message in messages:
             if isinstance(message, Data):
-                count += len(message.data)
-                self._receive_data(message, now, actions)
+                self._receive_data(message.stream_id, [message.data], len(message.data), now, actions)
             elif isinstance(message, Mark):
                 marked = True
             else:
                 self._receive(message, now, actions)
-        if count:
-            self._receive_window.cell_arrived(count)
         if marked:
-            self.tell(Sendme(0, self._receive_window.marked(), proof))
+            self.tell(Sendme(0, self._receive_window.marked(), bytes(proof)))
         return actions
 
-    def _receive_data(self, message: Data, now: float, actions: list[Action]) -> None:
-        stream = self._known(message.stream_id, Event.GOT_DATA)
+    def _receive_data(
+        self, stream_id: int, pieces: list[Bytes], size: int, now: float, actions: list[Action]
+    ) -> None:
+        stream = self._streams.get(stream_id)
         if stream is None:
+            self._is_late(stream_id, Event.GOT_DATA)
             return
-        stream.step(Event.GOT_DATA)
-        stream.receive_window.data_arrived(len(message.data), now)
+        if stream.state not in UNMOVED_BY_DATA:
+            stream.step(Event.GOT_DATA)
+        stream.receive_window.data_arrived(size, now)
+        self._receive_window.data_arrived(size)
         if stream.state in TAKES_DATA:
             last = actions[-1] if actions else None
-            if isinstance(last, Deliver) and last.stream_id == message.stream_id:
-                last.pieces.append(message.data)
+            if isinstance(last, Deliver) and last.stream_id == stream_id:
+                last.pieces += pieces
             else:
-                actions.append(Deliver(message.stream_id, [message.data]))
+                actions.append(Deliver(stream_id, pieces))
 
     def _receive(self, message: Message, now: float, actions: list[Action]) -> None:
         match message:
@@ -160,6 +187,8 @@ class Endpoint:
         window = self._send_window
         receipt = window.credit(message.total, message.proof)
         self._congestion.measured(now, now - receipt.sent_at, receipt.newly, window.answered, window.sent)
+        if window.stuck(self._congestion.step):
+            self.outgoing.append((b"", b"", 0))  # a cell for the mark, which will be due, if for nothing else
 
     def _receive_sendme(self, message: Sendme, actions: list[Action]) -> None:
         stream = self._step(message.stream_id, Event.GOT_SENDME)
@@ -170,10 +199,12 @@ class Endpoint:
     def _receive_end(self, message: End, actions: list[Action]) -> None:
         both = message.direction is Direction.BOTH
         stream_id = message.stream_id
-        stream = self._known(stream_id, Event.GOT_END_BOTH if both else Event.GOT_END_SENDING)
+        event = Event.GOT_END_BOTH if both else Event.GOT_END_SENDING
+        stream = self._streams.get(stream_id)
         if stream is None:
+            self._is_late(stream_id, event)
             return
-        left = stream.step(Event.GOT_END_BOTH if both else Event.GOT_END_SENDING)
+        left = stream.step(event)
         closed = stream.state is State.CLOSED
         if both and left in OWES_END:
             self.tell(End(stream_id, Direction.BOTH, EndReason.DONE))
@@ -190,7 +221,7 @@ class Endpoint:
         stream_id = self._next_id()
         message = Begin(stream_id, host, port, flags).encode()
         self._open(stream_id, Event.BEGIN, now)
-        self._outgoing.append((message, b""))
+        self.outgoing.append((message, b"", 0))
         return stream_id
 
     def resolve(self, host: str, now: float, sought: Sought = Sought.ADDRESSES) -> int:
@@ -198,7 +229,7 @@ class Endpoint:
         stream_id = self._next_id()
         message = Resolve(stream_id, host, sought).encode()
         self._open(stream_id, Event.RESOLVE, now)
-        self._outgoing.append((message, b""))
+        self.outgoing.append((message, b"", 0))
         return stream_id
 
     def connected(self, stream_id: int, address: IPAddress, ttl: int) -> bool:
@@ -229,42 +260,49 @@ class Endpoint:
         if stream is None or not stream.may_send:
             return 0
         limit = self._limit(stream)
-        return min(limit, self._room(stream)) if limit > 0 else 0
+        if limit <= 0:
+            return 0
+        room = self._window_left()
+        if room > 0:
+            return min(limit, max(room, self.max_data))  # no slivers
+        sent = self._send_window.sent + self.unsealed
+        return min(limit, QUIET) if room > -OVERDRAFT and stream.quiet(QUIET, sent, self._congestion.window) else 0
 
     def has_room(self) -> bool:
         """Whether the circuit leaves room for DATA of any stream: by its limit, and by the congestion window."""
-        return self._window_left() > 0 and self._send_window.left > self._unsealed
+        return self._window_left() > 0 and self._send_window.left > self.unsealed
 
     def _limit(self, stream: Stream) -> int:
-        return min(stream.send_window.left, self._send_window.left - self._unsealed)
+        """Bytes that the limits of stream and circuit leave; asked for each read, so nothing here is a call."""
+        own, circuit = stream.send_window, self._send_window
+        left, own_left = circuit.limit - circuit.sent - self.unsealed, own.limit - own.sent
+        return own_left if own_left < left else left
 
     def _window_left(self) -> int:
         """Bytes that the congestion window leaves, which is told when there are none; negative when it shrank."""
-        left = self._congestion.window - self._send_window.flying - self._unsealed
+        circuit = self._send_window
+        left = self._congestion.window - (circuit.sent - circuit.answered) - self.unsealed
         if left <= 0:
             self._congestion.refused()
         return left
 
-    def _room(self, stream: Stream) -> int:
-        """Bytes that the congestion window leaves to a stream."""
-        room = self._window_left()
-        if room > 0:
-            return max(room, self.max_data)  # no slivers
-        sent = self._send_window.sent + self._unsealed
-        return QUIET if room > -OVERDRAFT and stream.quiet(QUIET, sent, self._congestion.window) else 0
-
     def send(self, stream_id: int, data: bytes) -> None:
         """Sends `data`, which `sendable` has allowed; the congestion window may have shrunk since."""
         stream = self._streams[stream_id]
-        assert stream.may_send and len(data) <= self._limit(stream), "more than `sendable` allows"
-        self._advance(stream_id, stream)
-        stream.sent(len(data), self._send_window.sent + self._unsealed, self._congestion.window)
-        stream.send_window.take(len(data))
-        self._unsealed += len(data)
+        size, most, outgoing = len(data), self.max_data, self.outgoing
+        assert stream.may_send and size <= self._limit(stream), "more than `sendable` allows"
+        if stream.advances:
+            self._advance(stream_id, stream)
+        stream.sent(size, self._send_window.sent + self.unsealed, self._congestion.window)
+        self.unsealed += size
+        if 0 < size <= most:
+            outgoing.append((encode_data_header(stream_id, size), data, size))
+            return
         view = memoryview(data)
-        for at in range(0, len(data), self.max_data):
-            piece = view[at : at + self.max_data]
-            self._outgoing.append((encode_data_header(stream_id, len(piece)), piece))
+        for at in range(0, size, most):
+            piece = view[at : at + most]
+            count = len(piece)
+            outgoing.append((encode_data_header(stream_id, count), piece, count))
 
     def taken(self, stream_id: int, count: int, now: float) -> bool:
         """The application took `count` bytes of what was delivered; at an exit, not before `connected`.
@@ -275,8 +313,10 @@ class Endpoint:
         if stream is None or not count:
             return False
         assert stream.state is not State.CONNECTING, "nothing is taken before the target answers"
-        limit = stream.receive_window.data_taken(count, now)
-        self._learned = min(max(self._learned, stream.receive_window.window), MAX_ADVANCE)
+        window = stream.receive_window
+        limit = window.data_taken(count, now)
+        if window.window > self._learned:
+            self._learned = min(window.window, MAX_ADVANCE)
         if limit is None or stream.state not in (State.OPEN, State.LOCAL_ENDED):
             return False
         self.tell(Sendme(stream_id, limit))
@@ -289,7 +329,10 @@ class Endpoint:
             return True
         stream.step(Event.FINISH)
         self.tell(End(stream_id, Direction.SENDING, EndReason.DONE))
-        return self._forget_if_closed(stream_id, stream)
+        closed = stream.state is State.CLOSED
+        if closed:
+            del self._streams[stream_id]
+        return closed
 
     def reset(self, stream_id: int, reason: EndReason) -> None:
         """Ends both directions at once; does nothing when the stream is gone already."""
@@ -298,38 +341,43 @@ class Endpoint:
             return
         stream.step(Event.RESET)
         self.tell(End(stream_id, Direction.BOTH, reason))
-        self._forget_if_closed(stream_id, stream)
+        if stream.state is State.CLOSED:
+            del self._streams[stream_id]
 
     def tell(self, message: Message) -> None:
         """Appends a message that is no DATA."""
-        self._outgoing.append((message.encode(), b""))
+        self.outgoing.append((message.encode(), b"", 0))
 
     def take_cells(self, now: float) -> list[bytes]:
         """The cell bodies to send now, sealed and in order; messages that fit together share a cell."""
         cells: list[bytes] = []
-        parts: list[Bytes] = []
-        size = count = 0
-        for message in self._outgoing:
-            head, data = message
-            length = len(head) + len(data)
-            if size + length > self._max_messages:
-                cells.append(self._seal_cell(parts, count, now))
-                parts, size, count = [], 0, 0
-            parts += message
-            size += length
-            count += len(data)
-        if parts or self._send_window.stuck(self._congestion.step):
-            cells.append(self._seal_cell(parts, count, now))
-        self._outgoing.clear()
-        self._unsealed = 0
+        outgoing, window, step = self.outgoing, self._send_window, self._congestion.step
+        at, end = 0, len(outgoing)
+        while at < end:
+            parts: list[Bytes] = []
+            size = count = 0
+            while at < end:
+                head, data, length = outgoing[at]
+                size += len(head) + length
+                if size > self._max_messages and parts:
+                    break
+                parts.append(head)
+                if length:
+                    parts.append(data)
+                    count += length
+                at += 1
+            if window.cell_sent(count, step):
+                parts.append(_MARK)
+                body, proof = self._seal(*parts)
+                window.marked(proof, now)
+            else:
+                body, _ = self._seal(*parts)
+            cells.append(body)
+        outgoing.clear()
+        self.unsealed = 0
         return cells
 
     # ---- what others may ask
-
-    @property
-    def unsealed(self) -> int:
-        """Bytes of DATA that wait for `take_cells`."""
-        return self._unsealed
 
     @property
     def open_streams(self) -> int:
@@ -355,18 +403,12 @@ class Endpoint:
 
     def _advance(self, stream_id: int, stream: Stream) -> None:
         """Grants a new stream its larger window together with something that is sent anyway."""
-        limit = stream.receive_window.advance() if stream.state is State.OPEN else None
+        if stream.state is not State.OPEN:
+            return
+        stream.advances = False
+        limit = stream.receive_window.advance()
         if limit is not None:
             self.tell(Sendme(stream_id, limit))
-
-    def _seal_cell(self, parts: list[Bytes], count: int, now: float) -> bytes:
-        mark = self._send_window.mark_due(count, self._congestion.step)
-        if mark:
-            parts.append(_MARK)
-        body, proof = self._seal(*parts)
-        if count or mark:
-            self._send_window.cell_sent(count, proof if mark else None, now)
-        return body
 
     def _next_id(self) -> int:
         if self._highest == LAST_STREAM_ID:
@@ -382,22 +424,17 @@ class Endpoint:
         self._streams[stream_id] = Stream(self._side, next_state(self._side, State.IDLE, event), now, learned)
         self._highest = stream_id
 
-    def _known(self, stream_id: int, event: Event) -> Stream | None:
-        """The stream, or None when it is closed and `event` is legal then; raises `Unexpected`."""
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            next_state(self._side, State.CLOSED if stream_id <= self._highest else State.IDLE, event)
-        return stream
+    def _is_late(self, stream_id: int, event: Event) -> None:
+        """For a stream that is gone or never was: raises `Unexpected` unless it is gone and `event` legal then."""
+        next_state(self._side, State.CLOSED if stream_id <= self._highest else State.IDLE, event)
 
     def _step(self, stream_id: int, event: Event) -> Stream | None:
-        stream = self._known(stream_id, event)
-        if stream is not None:
-            stream.step(event)
-            self._forget_if_closed(stream_id, stream)
+        """The stream, moved on; None when it is closed and `event` is legal then. Raises `Unexpected`."""
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._is_late(stream_id, event)
+            return None
+        stream.step(event)
+        if stream.state is State.CLOSED:
+            del self._streams[stream_id]
         return stream
-
-    def _forget_if_closed(self, stream_id: int, stream: Stream) -> bool:
-        if stream.state is not State.CLOSED:
-            return False
-        del self._streams[stream_id]
-        return True

@@ -54,18 +54,25 @@ class Hop:
         self._sealer = parts.sealer(keys.backward)
         self.state = HopState.FRESH
         self.endpoint = Endpoint(Side.EXIT, self._originate, parts.max_messages)
+        self.take_cells = self.endpoint.take_cells
 
     def receive_forward(self, bodies: Sequence[Bytes], now: float) -> list[Action]:
         """Cells from the client's side; raises `ProtocolError`."""
         actions: list[Action] = []
         passed_on: list[Bytes] = []
+        cells: list[tuple[Bytes, Bytes]] = []
         for body in bodies:
             kind, inner = self._opener.open(body)
             if kind is Kind.FORWARD:
-                self._step(Got.LAYER)
+                if not passed_on:  # a middle is one for good
+                    self._step(Got.LAYER)
                 passed_on.append(inner)
+            elif self.state is HopState.EXIT:  # likewise
+                cells.append((inner, body[-PROOF:]))
             else:
-                self._receive_messages(inner, bytes(body[-PROOF:]), now, actions)
+                self._receive_messages(inner, body[-PROOF:], now, actions)
+        if cells:
+            self.endpoint.receive_cells(cells, now, actions)
         if passed_on:
             actions.append(PassOn(passed_on))
         return actions
@@ -89,11 +96,7 @@ class Hop:
         self.state = HopState.MIDDLE
         self.endpoint.tell(Extended(bytes(created)))
 
-    def take_cells(self, now: float) -> list[bytes]:
-        """The cell bodies this hop itself sends to the client; see `Endpoint.take_cells`."""
-        return self.endpoint.take_cells(now)
-
-    def _receive_messages(self, inner: Bytes, proof: bytes, now: float, actions: list[Action]) -> None:
+    def _receive_messages(self, inner: Bytes, proof: Bytes, now: float, actions: list[Action]) -> None:
         messages = [message for message in decode_messages(inner) if not isinstance(message, Drop)]
         if not messages:
             return

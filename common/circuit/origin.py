@@ -38,8 +38,9 @@ class Origin:
         self._path = tuple(path)
         self._suite = suite
         self._stack = LayerStack()
-        self._handshake: ClientHandshake | None = self._shake(0)
+        self._handshake: ClientHandshake | None = self._shake(0)  # None once all hops have proved themselves
         self.endpoint = Endpoint(Side.CLIENT, self._stack.originate, SUITES[suite].max_messages)
+        self.take_cells = self.endpoint.take_cells
 
     @property
     def create(self) -> bytes:
@@ -51,7 +52,7 @@ class Origin:
     @property
     def built(self) -> bool:
         """Whether all hops have proved themselves."""
-        return len(self._stack) == len(self._path)
+        return self._handshake is None
 
     def created(self, body: Bytes) -> list[Action]:
         """The first hop's CREATED; raises `ProtocolError`."""
@@ -62,37 +63,39 @@ class Origin:
     def receive(self, bodies: Sequence[Bytes], now: float) -> list[Action]:
         """RELAY cells from the first hop; raises `ProtocolError`."""
         actions: list[Action] = []
+        cells: list[tuple[Bytes, Bytes]] = []
+        stack = self._stack
         for body in bodies:
-            opened = self._stack.open(body)
-            if opened.hop != len(self._stack) - 1:
+            hop, messages, proof = stack.open(body)
+            if hop != stack.last:
                 raise Unexpected("a message from a hop that is not the last")
-            messages = [message for message in decode_messages(opened.messages) if not isinstance(message, Drop)]
-            if not messages:
-                continue
-            if self.built:
-                self.endpoint.receive(messages, opened.proof, now, actions)
-            elif len(messages) == 1 and isinstance(messages[0], Extended):
-                actions += self._add_hop(messages[0].created)
+            if self._handshake is None:
+                cells.append((messages, proof))
             else:
-                raise Unexpected("only EXTENDED is legal while a circuit is built")
+                actions += self._extended(messages)
+        self.endpoint.receive_cells(cells, now, actions)
         return actions
 
     def tap(self, tap: Tap | None) -> None:
         """From now on `tap` is told of every cell; None ends that."""
         self._stack.tap = tap
 
-    def take_cells(self, now: float) -> list[bytes]:
-        """The RELAY cell bodies to send now; see `Endpoint.take_cells`."""
-        return self.endpoint.take_cells(now)
-
     def _shake(self, hop: int) -> ClientHandshake:
         return ClientHandshake(self._path[hop].identity, self._path[hop].onion_key, self._suite)
+
+    def _extended(self, body: Bytes) -> list[Action]:
+        messages = [message for message in decode_messages(body) if not isinstance(message, Drop)]
+        if not messages:
+            return []
+        if len(messages) > 1 or not isinstance(messages[0], Extended):
+            raise Unexpected("only EXTENDED is legal while a circuit is built")
+        return self._add_hop(messages[0].created)
 
     def _add_hop(self, created: bytes) -> list[Action]:
         assert self._handshake is not None
         self._stack.add(self._handshake.finish(created))
         done = len(self._stack)
-        if self.built:
+        if done == len(self._path):
             self._handshake = None
             return [HopAdded(done), Built()]
         target = self._path[done]

@@ -11,7 +11,7 @@ A pair of state and event that is not in the table below is `Unexpected` and end
 from enum import auto
 
 from common.circuit.key import Key
-from common.circuit.window import StreamReceiveWindow, StreamSendWindow
+from common.circuit.window import STREAM_WINDOW, StreamReceiveWindow, StreamSendWindow
 from common.errors import Unexpected
 
 
@@ -111,9 +111,17 @@ TABLE: dict[Side, dict[tuple[State, Event], State]] = {
     },
 }
 
-MAY_SEND = frozenset({S.OPEN, S.REMOTE_ENDED})
+# Where DATA may be sent: a client may before the target answers, an exit may not.
+MAY_SEND = {
+    Side.CLIENT: frozenset({S.CONNECTING, S.OPEN, S.REMOTE_ENDED}),
+    Side.EXIT: frozenset({S.OPEN, S.REMOTE_ENDED}),
+}
 OWES_END = frozenset({S.CONNECTING, S.CONNECTING_REMOTE_ENDED, S.OPEN, S.REMOTE_ENDED})  # has sent no END yet
 TAKES_DATA = frozenset({S.CONNECTING, S.OPEN, S.LOCAL_ENDED})  # data that arrives is for the application
+# Where DATA is legal and changes nothing, at both ends: most of what arrives is DATA, and need not ask the table.
+UNMOVED_BY_DATA = frozenset(
+    state for state in State if all(table.get((state, E.GOT_DATA)) is state for table in TABLE.values())
+)
 
 
 def next_state(side: Side, state: State, event: Event) -> State:
@@ -127,19 +135,31 @@ def next_state(side: Side, state: State, event: Event) -> State:
 class Stream:
     """One stream of a circuit's end: its state and its windows."""
 
-    __slots__ = ("_recent", "_recent_from", "receive_window", "send_window", "side", "state")
+    __slots__ = (
+        "_recent",
+        "_recent_from",
+        "advances",
+        "may_send",
+        "receive_window",
+        "send_window",
+        "side",
+        "state",
+    )
 
     def __init__(self, side: Side, state: State, now: float, learned: int = 0) -> None:
         """`learned`: see `StreamReceiveWindow`."""
         self.side = side
         self.state = state
+        self.may_send = state in MAY_SEND[side]  # whether its state allows DATA
         self.send_window = StreamSendWindow()
         self.receive_window = StreamReceiveWindow(now, learned)
+        self.advances = learned > STREAM_WINDOW  # its window is larger than the other side knows yet
         self._recent = 0  # bytes it sent since the circuit had sent `_recent_from`
         self._recent_from = 0
 
     def sent(self, count: int, circuit_sent: int, period: int) -> None:
-        """Counts what it sends in each `period` bytes of the circuit."""
+        """It sends `count` bytes, which its limit allows; counts those in each `period` bytes of the circuit."""
+        self.send_window.take(count)
         if circuit_sent - self._recent_from >= period:
             self._recent, self._recent_from = 0, circuit_sent
         self._recent += count
@@ -150,11 +170,7 @@ class Stream:
 
     def step(self, event: Event) -> State:
         """Moves on and returns the state that was left; raises `Unexpected`."""
-        left = self.state
-        self.state = next_state(self.side, left, event)
+        left, side = self.state, self.side
+        self.state = state = TABLE[side].get((left, event)) or next_state(side, left, event)
+        self.may_send = state in MAY_SEND[side]
         return left
-
-    @property
-    def may_send(self) -> bool:
-        """Whether DATA may be sent; a client may before the target answers, an exit may not."""
-        return self.state in MAY_SEND or (self.state is State.CONNECTING and self.side is Side.CLIENT)

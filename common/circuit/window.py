@@ -60,25 +60,25 @@ class CircuitSendWindow:
         """Bytes sent and not answered."""
         return self.sent - self.answered
 
-    def mark_due(self, count: int, step: int) -> bool:
-        """Whether a cell with `count` bytes of DATA should be marked, for a receipt each `step` bytes (>= 12 KiB).
+    def cell_sent(self, count: int, step: int) -> bool:
+        """A cell with `count` bytes of DATA goes out; True when it should be marked: `marked` follows then.
 
-        The first that is nearly full is: it tells the round trip of a cell with nothing before it.
+        That is for a receipt each `step` bytes (>= 12 KiB). The first cell that is nearly full is marked too: it
+        tells the round trip of a cell with nothing before it.
         """
-        return self.sent + count - self._marked >= step or (not self._marked and count >= MIN_STEP)
+        self.sent = sent = self.sent + count
+        if sent > self.limit:
+            raise WindowViolated("sent beyond the circuit's limit")
+        return sent - self._marked >= step or (not self._marked and count >= MIN_STEP)
+
+    def marked(self, proof: bytes, now: float) -> None:
+        """That cell was sealed with a mark; `proof`: the end of its innermost layer."""
+        self._marked = self.sent
+        self._owed.append((self.sent, proof, now))
 
     def stuck(self, step: int) -> bool:
         """Whether nothing is owed although more than `step` is flying: the step has shrunk meanwhile."""
         return not self._owed and self.sent - self._marked >= step
-
-    def cell_sent(self, count: int, mark: bytes | None, now: float) -> None:
-        """A cell with `count` bytes of DATA was sealed; `mark`: the end of its innermost layer if it is marked."""
-        self.sent += count
-        if self.sent > self.limit:
-            raise WindowViolated("sent beyond the circuit's limit")
-        if mark is not None:
-            self._marked = self.sent
-            self._owed.append((self.sent, mark, now))
 
     def credit(self, total: int, proof: bytes) -> Receipt:
         """A SENDME arrived: it must be the next one owed, with its proof."""
@@ -103,8 +103,8 @@ class CircuitReceiveWindow:
         self.limit = CIRCUIT_WINDOW
         self._marked = 0
 
-    def cell_arrived(self, count: int) -> None:
-        """A cell brought `count` bytes of DATA."""
+    def data_arrived(self, count: int) -> None:
+        """Cells brought `count` bytes of DATA."""
         self.arrived += count
         if self.arrived > self.limit:
             raise WindowViolated("data beyond the circuit's limit")
@@ -135,9 +135,10 @@ class StreamSendWindow:
 
     def take(self, count: int) -> None:
         """`count` bytes are sent."""
-        if count > self.left:
+        sent = self.sent + count
+        if sent > self.limit:
             raise WindowViolated("sent beyond the stream's limit")
-        self.sent += count
+        self.sent = sent
 
     def credit(self, total: int) -> None:
         """A SENDME arrived: it must raise the limit, and not beyond what any honest receiver would grant."""
@@ -182,7 +183,8 @@ class StreamReceiveWindow:
     def data_taken(self, count: int, now: float) -> int | None:
         """The application took `count` bytes; the new limit when a SENDME is due."""
         self.taken += count
-        self._grow(now)
+        if 2 * (self.taken - self._since_taken) >= self.window:
+            self._grow(now)
         raised = self.taken + self.window
         if raised - self.limit < self.window // _RENEWALS:
             return None
@@ -192,10 +194,8 @@ class StreamReceiveWindow:
         return raised
 
     def _grow(self, now: float) -> None:
-        """Looks after each half window, so that the slow beginning of a stream does not count for long."""
+        """Half a window was taken: looking as often, the slow beginning of a stream does not count for long."""
         taken, seconds = self.taken - self._since_taken, now - self._since
-        if 2 * taken < self.window:
-            return
         if self.round_trip is not None and self.window * seconds <= 2 * self.round_trip * taken:
             self.window = min(GROWTH * self.window, MAX_STREAM_WINDOW)
         self._since, self._since_taken = now, self.taken

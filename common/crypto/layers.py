@@ -128,12 +128,9 @@ class FernetOpener:
 _KINDS = {0: Kind.FORWARD, 1: Kind.DELIVER}
 _GCM_TAG = 16
 _KIND_BYTES = {Kind.FORWARD: b"\0", Kind.DELIVER: b"\1"}
-
-
-def _gcm_nonce(counter: int) -> bytes:
-    # A counter as nonce is safe because a key lives for one hop and direction of one circuit, and is sealed
-    # with by one side only: no nonce is used twice (NIST SP 800-38D, section 8.2.1).
-    return counter.to_bytes(12, "big")
+# A counter as nonce is safe because a key lives for one hop and direction of one circuit, and is sealed
+# with by one side only: no nonce is used twice (NIST SP 800-38D, section 8.2.1).
+_GCM_NONCE = 12  # bytes
 
 
 class AesGcmSealer:
@@ -145,11 +142,11 @@ class AesGcmSealer:
 
     def seal(self, kind: Kind, *body: Bytes) -> bytes:
         """17 bytes longer than the body."""
-        if self._counter > _LAST_COUNTER:
+        counter = self._counter
+        if counter > _LAST_COUNTER:
             raise TooLarge("the layer's counter is used up")
-        nonce = _gcm_nonce(self._counter)
-        self._counter += 1
-        return self._aead.encrypt(nonce, b"".join((_KIND_BYTES[kind], *body)), None)
+        self._counter = counter + 1
+        return self._aead.encrypt(counter.to_bytes(_GCM_NONCE, "big"), b"".join((_KIND_BYTES[kind], *body)), None)
 
 
 class AesGcmOpener:
@@ -161,14 +158,16 @@ class AesGcmOpener:
 
     def open(self, layer: Bytes) -> tuple[Kind, Bytes]:
         """Raises `AuthenticationFailed`."""
+        counter = self._counter
         try:
-            plain = self._aead.decrypt(_gcm_nonce(self._counter), layer, None)
-        except (InvalidTag, ValueError):
+            plain = self._aead.decrypt(counter.to_bytes(_GCM_NONCE, "big"), layer, None)
+            kind = _KINDS[plain[0]]
+        except (InvalidTag, ValueError, LookupError):  # the last: nothing inside, or no such kind
             raise AuthenticationFailed("layer") from None
-        if not plain or plain[0] not in _KINDS or self._counter > _LAST_COUNTER:
+        if counter > _LAST_COUNTER:
             raise AuthenticationFailed("layer")
-        self._counter += 1
-        return _KINDS[plain[0]], memoryview(plain)[1:]
+        self._counter = counter + 1
+        return kind, memoryview(plain)[1:]
 
 
 @dataclass(frozen=True, slots=True)

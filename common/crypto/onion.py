@@ -1,22 +1,11 @@
 """The client's stack of layers: it alone can seal for, and open from, every hop of its circuit."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from common.crypto.handshake import HopKeys
 from common.crypto.layers import MAX_HOPS, PROOF, SUITES, Kind, Opener, Sealer
 from common.errors import AuthenticationFailed, TooLarge
 from common.wire.cells import Bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """Messages found in a cell: which hop (0 is the first) spoke, and the end of its layer as proof of receipt."""
-
-    hop: int
-    messages: Bytes
-    proof: bytes
-
 
 # Is told of each cell: whether it goes out, its messages, and the size of each layer, the outermost first.
 Tap = Callable[[bool, Bytes, Sequence[int]], None]
@@ -27,7 +16,9 @@ class LayerStack:
 
     def __init__(self) -> None:
         self.tap: Tap | None = None  # None but while somebody traces a request
+        self.last = -1  # the number of the last hop; the first is 0
         self._forward: list[Sealer] = []
+        self._around: list[Sealer] = []  # the layers around the last hop's, in the order they are sealed
         self._backward: list[Opener] = []
 
     def __len__(self) -> int:
@@ -38,6 +29,8 @@ class LayerStack:
         if len(self) == MAX_HOPS:
             raise TooLarge("a circuit has at most 8 hops")
         parts = SUITES[keys.suite]
+        self.last += 1
+        self._around = self._forward[::-1]
         self._forward.append(parts.sealer(keys.forward))
         self._backward.append(parts.opener(keys.backward))
 
@@ -47,7 +40,7 @@ class LayerStack:
         proof = layer[-PROOF:]
         tap = self.tap
         sizes = [len(layer)]
-        for sealer in reversed(self._forward[:-1]):
+        for sealer in self._around:
             layer = sealer.seal(Kind.FORWARD, layer)
             if tap is not None:
                 sizes.append(len(layer))
@@ -55,16 +48,20 @@ class LayerStack:
             tap(True, b"".join(messages), sizes[::-1])
         return layer, proof
 
-    def open(self, layer: Bytes) -> Opened:
-        """Opens hop by hop until one delivers; raises `AuthenticationFailed`."""
+    def open(self, layer: Bytes) -> tuple[int, Bytes, Bytes]:
+        """Opens hop by hop until one delivers: which, its messages, and the end of its layer as proof of receipt.
+
+        Raises `AuthenticationFailed`.
+        """
+        tap = self.tap
         sizes = []
         for hop, opener in enumerate(self._backward):
-            if self.tap is not None:
+            if tap is not None:
                 sizes.append(len(layer))
             kind, body = opener.open(layer)
             if kind is Kind.DELIVER:
-                if self.tap is not None:
-                    self.tap(False, body, sizes)
-                return Opened(hop, body, bytes(layer[-PROOF:]))
+                if tap is not None:
+                    tap(False, body, sizes)
+                return hop, body, layer[-PROOF:]
             layer = body
         raise AuthenticationFailed("layer")

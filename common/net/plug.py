@@ -18,6 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from common.net.poller import ENDED, READ, WRITE
+from common.wire.cells import Bytes
 
 if TYPE_CHECKING:
     from common.net.pump import Pump, Timer
@@ -72,17 +73,19 @@ class Plug:
     `queued` is the number of bytes written and not yet taken by the kernel.
     """
 
-    def __init__(self, pump: "Pump", sock: socket.socket, owner: PlugOwner, *, connecting: bool = False) -> None:
+    def __init__(
+        self, pump: "Pump", sock: socket.socket, owner: PlugOwner, *, tcp: bool, connecting: bool = False
+    ) -> None:
         self.owner = owner
         self.queued = 0
         self._pump = pump
         self._sock = sock
         self._fd = sock.fileno()
-        self._tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+        self._tcp = tcp
         # Guards state, queue and finishing, and that nobody sends on a descriptor being closed.
         self._lock = threading.Lock()
         self._state = _OPEN
-        self._chunks: deque[bytes | memoryview] = deque()
+        self._chunks: deque[Bytes] = deque()
         self._finishing = False
         # Wishes from any thread, granted by `look`.
         self._asked = False
@@ -103,7 +106,7 @@ class Plug:
         """Whether it is over; who owned it then was told, unless it was closed on this side."""
         return self._state is _CLOSED
 
-    def write(self, *pieces: bytes) -> int:
+    def write(self, *pieces: Bytes) -> int:
         """Sends now what the kernel takes, queues the rest, never waits; returns the number of bytes taken now.
 
         The bytes of one call stay together. After `finish` or `close` they are dropped and 0 is returned.
@@ -139,8 +142,9 @@ class Plug:
 
     def read_on(self) -> None:
         """As `resume`, and at once: on the pump's thread."""
-        self._resumed = True
-        self.look()
+        if self._paused:
+            self._resumed = True
+            self.look()
 
     def close(self) -> None:
         """Delivers the queue within `LINGER` seconds, then closes. The owner is not called any more.
@@ -190,7 +194,10 @@ class Plug:
             self._error = error
             return 0
         self.queued -= taken
-        _take(chunks, taken)
+        if self.queued:
+            _take(chunks, taken)
+        else:
+            chunks.clear()
         return taken
 
     def _end_if_empty(self) -> None:
@@ -318,12 +325,13 @@ class Plug:
     def _flush(self) -> None:
         """Hands queued bytes to the kernel and tells the owner how many it took."""
         with self._lock:
-            if not self._chunks:
-                return
-            taken = self._send()
+            waits = bool(self._chunks)
+            taken = self._send() if waits else 0
             if taken and self._finishing:
                 self._end_if_empty()
-        if self._error is not None:
+        if not waits:
+            self._watch()  # it last looked while another thread was sending, which the kernel then took
+        elif self._error is not None:
             self.broken(self._error)
         elif not taken:
             return
@@ -391,7 +399,7 @@ class Plug:
         self.abort()
 
 
-def _take(chunks: deque[bytes | memoryview], count: int) -> None:
+def _take(chunks: deque[Bytes], count: int) -> None:
     """Removes the first `count` bytes."""
     while count:
         head = chunks[0]

@@ -69,6 +69,7 @@ class Pump:
         self._no_socket = socket.socket()  # stands in where no socket could be made
         self._no_socket.close()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._ident: int | None = None  # the thread's, once it runs
 
     def start(self) -> None:
         """Starts the thread; what was attached or called before is served then."""
@@ -86,7 +87,7 @@ class Pump:
 
     def on_pump_thread(self) -> bool:
         """Whether the caller runs on the pump's thread."""
-        return threading.get_ident() == self._thread.ident
+        return threading.get_ident() == self._ident
 
     # ---- any thread ----
 
@@ -96,8 +97,7 @@ class Pump:
         After `stop` the socket is closed at once and the owner hears nothing.
         """
         sock.setblocking(False)
-        _send_at_once(sock)
-        plug = Plug(self, sock, owner)
+        plug = Plug(self, sock, owner, tcp=_send_at_once(sock))
         self._adopt(plug, plug.look)
         return plug
 
@@ -117,7 +117,7 @@ class Pump:
             pass
         except OSError as failure:
             error = failure
-        plug = Plug(self, sock, owner, connecting=True)
+        plug = Plug(self, sock, owner, tcp=True, connecting=True)
         if error is None:
             self._adopt(plug, partial(self._await, plug, timeout))
         else:
@@ -150,7 +150,7 @@ class Pump:
         """Runs `function` on the pump's thread after `seconds`, unless it is cancelled before."""
         timer = Timer(self, function)
         entry = (time.monotonic() + seconds, next(self._numbers), timer)
-        if self.on_pump_thread():
+        if threading.get_ident() == self._ident:
             heapq.heappush(self._timers, entry)
         else:
             self.call(partial(heapq.heappush, self._timers, entry))
@@ -194,6 +194,7 @@ class Pump:
     # ---- the pump's thread: the loop ----
 
     def _run(self) -> None:
+        self._ident = threading.get_ident()
         calls, wait = self._calls, self._poller.wait
         events: list[tuple[Handler, int]] = []
         try:
@@ -202,9 +203,15 @@ class Pump:
                 for handler, ready in events:
                     handler(ready)
                 for _ in range(len(calls)):  # not those that come meanwhile: sockets are looked at first
-                    self._guarded(calls.popleft())
+                    try:
+                        calls.popleft()()
+                    except Exception:
+                        self._bug()
                 timeout = self._run_timers() if self._timers else None
-                self._guarded(TURN.end)
+                try:
+                    TURN.end()
+                except Exception:
+                    self._bug()
                 if self._stopping:
                     return
                 self._waiting = True  # before looking: who calls after the look rings
@@ -230,14 +237,14 @@ class Pump:
                 self.stale_timers -= 1
             else:
                 timer.function = None
-                self._guarded(function)
+                try:
+                    function()
+                except Exception:
+                    self._bug()
         return None
 
-    def _guarded(self, function: Callable[[], object]) -> None:
-        try:
-            function()
-        except Exception:
-            _log.exception("%s: unexpected error in a callback", self.name)
+    def _bug(self) -> None:
+        _log.exception("%s: unexpected error in a callback", self.name)
 
     def _rung(self, _ready: int) -> None:
         self._bell.recv(4096)
@@ -311,11 +318,13 @@ class _Listener:
         self._pump.forget(self)
 
 
-def _send_at_once(sock: socket.socket) -> None:
+def _send_at_once(sock: socket.socket) -> bool:
+    """Whether it is TCP. (To ask for its family would make an `Enum` of a number, in Python.)"""
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError:
-        pass  # not TCP; or reset already (macOS says so here): reading reports it
+        return False  # or reset already (macOS says so here): reading reports it, and nothing can be lost by now
+    return True
 
 
 def _hang_up(sock: socket.socket) -> None:

@@ -25,7 +25,7 @@ from common.net.link import Link
 from common.net.plug import Plug
 from common.net.pump import Pump
 from common.net.turn import TURN
-from common.wire.cells import Command
+from common.wire.cells import Bytes, Command
 from common.wire.messages import IPAddress
 
 READ_AHEAD = 63_420  # bytes read from a socket at once: four long cells of DATA in the fernet suite
@@ -36,9 +36,6 @@ class Machine(Protocol):
     """A hop or an origin."""
 
     endpoint: Endpoint
-
-    def take_cells(self, now: float) -> list[bytes]:
-        """The cell bodies to send now."""
 
 
 class Attachment:
@@ -54,7 +51,7 @@ class Attachment:
         self.bytes_out = 0
         self._plug: Plug | None = None
         self._early_lock = threading.Lock()  # guards the change from no plug to a plug; before a plug's lock
-        self._early: list[bytes] = []  # pieces
+        self._early: list[Bytes] = []  # pieces
         self._broken = False
         # Each is set by one thread, which then looks at the other: whoever comes second closes.
         self._peer_finished = False  # and all it sent is delivered
@@ -65,7 +62,7 @@ class Attachment:
         with self._early_lock:
             if self._broken:
                 return False
-            taken = plug.write(*self._early)
+            taken = plug.write(*self._early) if self._early else 0
             if self._peer_finished:
                 plug.finish()
             self._early.clear()
@@ -76,7 +73,7 @@ class Attachment:
 
     # ---- from the circuit: the link's reader
 
-    def deliver(self, pieces: Sequence[bytes]) -> None:
+    def deliver(self, pieces: Sequence[Bytes]) -> None:
         """Bytes for the application."""
         self.bytes_in += sum(map(len, pieces))
         plug = self._plug
@@ -96,9 +93,10 @@ class Attachment:
             self._peer_finished = True
             plug = self._plug
         if plug is not None:
-            plug.finish()
             if self._finished:
                 plug.close()
+            else:
+                plug.finish()
 
     def ended(self, reason: EndReason) -> None:
         """The stream broke: whoever holds the other end of the socket must see an error, not an end."""
@@ -186,8 +184,9 @@ class CircuitEnd:
                 return
             self.endpoint.send(stream_id, data)
             much = self.endpoint.unsealed >= SEAL_AT
+            if much:
+                self.queue_cells()
         if much:
-            self.settle()
             self.link.flush()
         else:
             TURN.settle(self)
@@ -266,9 +265,11 @@ class CircuitEnd:
     def queue_cells(self) -> bool:
         """Queues what the machine wants sent; True when there was anything."""
         assert self.lock.locked()
-        bodies = self.machine.take_cells(monotonic())
+        if not self.endpoint.outgoing:
+            return False
+        bodies = self.endpoint.take_cells(monotonic())
         self.link.queue(self.circuit_id, Command.RELAY, *bodies)
-        return bool(bodies)
+        return True
 
     def claim(self, action: Action) -> Attachment | None:
         """The attachment that an action is for.

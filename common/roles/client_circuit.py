@@ -90,7 +90,7 @@ class ClientStream(Attachment):
             self.plug_received(plug, data)
         self._reading = True
         plug.owner = self
-        plug.resume()
+        plug.read_on()
 
     def plug_failed(self, plug: Plug, error: OSError) -> None:
         """The application went away."""
@@ -223,8 +223,11 @@ class ClientCircuit(CircuitEnd):
         with self.lock:
             if self.closed:
                 return
-            claimed += [(action, self.claim(action)) for action in self.origin.receive(bodies, now)]
-        TURN.settle(self)
+            for action in self.origin.receive(bodies, now):
+                claimed.append((action, self.claim(action)))
+            speaks = bool(self.endpoint.outgoing)
+        if speaks:
+            TURN.settle(self)
         for action, attachment in claimed:
             self._perform(action, attachment)
 

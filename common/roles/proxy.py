@@ -35,6 +35,7 @@ from common.wire.socks import (
 HANDSHAKE_TIME = 30.0  # seconds a program may take to say what it wants: some wait for a person's password
 _BACKLOG = 1_024  # connections the kernel keeps while the pump is busy: a browser opens dozens at once
 _READ = 4_096  # bytes of handshake read at once
+_ISOLATE = (Isolate.CREDENTIALS, Isolate.TARGET, Isolate.PORT, Isolate.LISTENER)
 _MAX_ANSWERS = 4_096  # addresses remembered as answers of RESOLVE: a program uses one soon after it got it
 
 _logger = logging.getLogger(__name__)
@@ -79,6 +80,9 @@ class Proxy:
         self._answers: dict[str, None] = {}  # what RESOLVE told, oldest first
         self._sock = _listen(listen)
         self.address = Address(*self._sock.getsockname()[:2])
+        self._name = str(self.address)
+        # Looked up once: an `Enum` hashes its name, in Python.
+        self._isolates = tuple(kind in rules.isolate for kind in _ISOLATE)
         self._stop: Callable[[], None] = self._sock.close
 
     def start(self) -> None:
@@ -92,16 +96,16 @@ class Proxy:
 
     def isolation(self, request: Request) -> Isolation:
         """The key of a request. Its length tells whether there are credentials in it, so no two kinds agree."""
-        isolate = self.rules.isolate
+        credentials, target, port, listener = self._isolates
         key: list[str] = ["proxy"]
-        if Isolate.CREDENTIALS in isolate:
+        if credentials:
             key += request.isolation or ()
-        if Isolate.TARGET in isolate:
+        if target:
             key.append(request.host.lower().rstrip("."))
-        if Isolate.PORT in isolate:
+        if port:
             key.append(str(request.port))
-        if Isolate.LISTENER in isolate:
-            key.append(str(self.address))
+        if listener:
+            key.append(self._name)
         return tuple(key)
 
     def told(self, address: str) -> None:
@@ -118,7 +122,7 @@ class Proxy:
 
     def warn(self, request: Request, ends: Callable[[], Ends], then: Callable[[], None]) -> None:
         """Says once that a program asks for addresses; `then` goes on with the request."""
-        self._notices.note(ends, (str(self.address), *(request.isolation or ())), then)
+        self._notices.note(ends, (self._name, *(request.isolation or ())), then)
 
     def _accepted(self, sock: socket.socket) -> None:
         _Conversation(self, sock).begin()

@@ -7,16 +7,19 @@ Several messages may share a cell; none crosses cells. Whether a message is lega
 """
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import ClassVar, Self
 
 from common.errors import EndReason, Malformed
-from common.wire.cells import Bytes
-from common.wire.codec import U16, U32, U64, Reader, pack_short_string
+from common.wire.cells import MAX_SHORT_BODY, Bytes
+from common.wire.codec import U16, U32, U64, Reader, pack_short_string, read_short_string
 
 HEADER = struct.Struct(">BHH")
+_HEADER_SIZE = HEADER.size
 CREATE_BODY = 1_282  # bytes of a CREATE cell's body: types, identity, onion key, X25519 and ML-KEM-768 keys
 CREATED_BODY = 1_152  # bytes of a CREATED cell's body: X25519 key, ML-KEM-768 ciphertext, proof
 IDENTITY = 32
@@ -66,7 +69,7 @@ class Direction(IntEnum):
 
 _BEGIN = struct.Struct(">BH")
 _FLAGS = {int(flags): flags for flags in (BeginFlags.ANY, BeginFlags.IPV4_ONLY, BeginFlags.IPV6_ONLY)}
-_ADDRESS_SIZES = {4: 4, 6: 16}  # bytes by IP version
+_ADDRESSES: dict[int, tuple[type[IPAddress], int]] = {4: (IPv4Address, 4), 6: (IPv6Address, 16)}  # and bytes
 _ENDS = {bytes([direction, reason]): (direction, reason) for direction in Direction for reason in EndReason}
 
 
@@ -95,9 +98,10 @@ class Begin:
     @classmethod
     def decode(cls, stream_id: int, data: bytes) -> Self:
         """Raises `Malformed`; so do all the decoders below."""
-        reader = Reader(data)
-        (number, port), host = reader.unpack(_BEGIN), reader.short_string()
-        reader.done()
+        if len(data) < _BEGIN.size:
+            raise Malformed("truncated")
+        number, port = _BEGIN.unpack_from(data)
+        host = read_short_string(data[_BEGIN.size :])
         flags = _FLAGS.get(number)
         if port == 0 or flags is None:
             raise Malformed("not a BEGIN")
@@ -109,10 +113,10 @@ def _pack_address(address: IPAddress) -> bytes:
 
 
 def _read_address(reader: Reader) -> IPAddress:
-    size = _ADDRESS_SIZES.get(reader.u8())
-    if size is None:
+    kind, size = _ADDRESSES.get(reader.u8(), (None, 0))
+    if kind is None:
         raise Malformed("unknown address type")
-    return ip_address(reader.take(size))
+    return kind(reader.take(size))
 
 
 @dataclass(slots=True)
@@ -131,10 +135,10 @@ class Connected:
     @classmethod
     def decode(cls, stream_id: int, data: bytes) -> Self:
         """See `Begin.decode`."""
-        reader = Reader(data)
-        address, ttl = _read_address(reader), int.from_bytes(reader.take(4), "big")
-        reader.done()
-        return cls(stream_id, address, ttl)
+        kind, size = _ADDRESSES.get(data[0], (None, 0)) if data else (None, 0)
+        if kind is None or len(data) != 1 + size + U32.size:
+            raise Malformed("not a CONNECTED")
+        return cls(stream_id, kind(data[1 : 1 + size]), U32.unpack_from(data, 1 + size)[0])
 
 
 @dataclass(slots=True)
@@ -360,17 +364,30 @@ class Mark:
 
 
 Message = Begin | Connected | Data | End | Sendme | Extend | Extended | Resolve | Resolved | Drop | Mark
-_TYPES: dict[int, type[Message]] = {
-    int(kind.command): kind
-    for kind in (Begin, Connected, Data, End, Sendme, Extend, Extended, Resolve, Resolved, Drop, Mark)
-}
-_OF_CIRCUIT = frozenset({MessageCommand.EXTEND, MessageCommand.EXTENDED, MessageCommand.DROP, MessageCommand.MARK})
-_OF_EITHER = frozenset({MessageCommand.SENDME})
+_DATA = int(MessageCommand.DATA)
+_OF_CIRCUIT: tuple[type[Message], ...] = (Extend, Extended, Drop, Mark, Sendme)
+_OF_STREAM: tuple[type[Message], ...] = (Begin, Connected, Data, End, Resolve, Resolved, Sendme)
+_Decoder = Callable[[int, bytes], Message]
+_CIRCUIT_DECODERS: dict[int, _Decoder] = {int(kind.command): kind.decode for kind in _OF_CIRCUIT}
+_STREAM_DECODERS: dict[int, _Decoder] = {int(kind.command): kind.decode for kind in _OF_STREAM}
 
 
-def encode_data_header(stream_id: int, length: int) -> bytes:
-    """The five bytes before `length` bytes of DATA: senders of much data join them to it themselves."""
-    return HEADER.pack(MessageCommand.DATA, stream_id, length)
+# The five bytes before a stream's DATA, of its id and the length: senders of much data join them to it themselves.
+encode_data_header = partial(HEADER.pack, _DATA)
+
+
+def only_data(body: Bytes) -> tuple[int, Bytes] | None:
+    """Stream id and bytes of a DELIVER body that is one DATA, as most are; None for any other, also a wrong one.
+
+    What nearly fills a cell is a view of `body`: no copy, and it keeps little more in memory than itself.
+    """
+    if len(body) <= _HEADER_SIZE:
+        return None
+    command, stream_id, length = HEADER.unpack_from(body)
+    if command != _DATA or length != len(body) - _HEADER_SIZE or not stream_id:
+        return None
+    data = body[_HEADER_SIZE:]
+    return stream_id, data if length > MAX_SHORT_BODY else bytes(data)
 
 
 def decode_messages(body: Bytes) -> list[Message]:
@@ -378,18 +395,16 @@ def decode_messages(body: Bytes) -> list[Message]:
     messages: list[Message] = []
     at, end = 0, len(body)
     while at < end:
-        if end - at < HEADER.size:
+        if end - at < _HEADER_SIZE:
             raise Malformed("truncated message")
         command, stream_id, length = HEADER.unpack_from(body, at)
-        at += HEADER.size
+        at += _HEADER_SIZE
         if length > end - at:
             raise Malformed("truncated message")
-        kind = _TYPES.get(command)
-        if kind is None:
-            raise Malformed("unknown message")
-        if command not in _OF_EITHER and (stream_id == 0) != (command in _OF_CIRCUIT):
-            raise Malformed("stream id does not fit the message")
-        messages.append(kind.decode(stream_id, bytes(body[at : at + length])))
+        decode = (_STREAM_DECODERS if stream_id else _CIRCUIT_DECODERS).get(command)
+        if decode is None:
+            raise Malformed("unknown message, or one that its stream id does not fit")
+        messages.append(decode(stream_id, bytes(body[at : at + length])))
         at += length
     if not messages:
         raise Malformed("no message")

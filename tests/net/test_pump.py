@@ -16,7 +16,7 @@ import pytest
 from common.net import plug as plug_module
 from common.net import pump as pump_module
 from common.net.deadline import Deadline
-from common.net.poller import READ
+from common.net.poller import READ, WRITE
 from common.net.pump import Plug, Pump
 
 WAIT = 20.0  # seconds before a test gives up waiting
@@ -254,6 +254,20 @@ def test_writing_nothing_is_nothing(pump: Pump, pair: Pair, peers: list[socket.s
 
 
 # ---- ends ----
+
+
+def test_a_queue_seen_while_another_thread_sends_it_is_not_waited_for_ever_after(peers: list[socket.socket]) -> None:
+    """The socket is always ready to send: the pump would spin."""
+    pump = Pump("not started")
+    plug, _ = attached(pump, tcp_pair, Recorder(), peers)
+    plug.look()
+    plug._chunks.append(b"what another thread is giving to the kernel")
+    plug._watch()
+    assert plug._interest == READ | WRITE
+    plug._chunks.clear()
+    plug.ready(WRITE)
+    assert plug._interest == READ
+    pump.stop(Deadline(WAIT))
 
 
 @both_kinds

@@ -45,15 +45,16 @@ class Circuit:
             self._send(now, 0)
 
     def _send(self, now: float, count: int) -> None:
-        marked = self.sending.mark_due(count, self.congestion.step)
-        proof = self._marks.to_bytes(16, "big")
-        self._marks += marked
-        self.sending.cell_sent(count, proof if marked else None, now)
-        self.path.carry(self, count, proof if marked else None, now)
+        proof = None
+        if self.sending.cell_sent(count, self.congestion.step):
+            proof = self._marks.to_bytes(16, "big")
+            self._marks += 1
+            self.sending.marked(proof, now)
+        self.path.carry(self, count, proof, now)
 
     def arrives(self, count: int, proof: bytes | None, now: float) -> None:
         """A cell is at the other end; the receipt it asks for goes back."""
-        self.receiving.cell_arrived(count)
+        self.receiving.data_arrived(count)
         self.delivered.append((now, self.receiving.arrived))
         if proof is not None:
             self._back = back = max(self._back, now + self.delay / 2 + self.stalled(now))  # in order

@@ -63,7 +63,9 @@ def said(end: Endpoint) -> list[Message]:
 
 
 def got(end: Endpoint, *messages: Message) -> list[Action]:
-    return end.receive(messages, NO_PROOF, 0.0)
+    actions: list[Action] = []
+    end.receive_cells([(b"".join(message.encode() for message in messages), NO_PROOF)], 0.0, actions)
+    return actions
 
 
 def opened(side: Side) -> Endpoint:
@@ -141,6 +143,34 @@ def test_streams_that_alternate_keep_the_order_of_their_bytes() -> None:
     exit_ = endpoint(Side.EXIT)
     came = got(exit_, Begin(1, "t", 1), Begin(2, "t", 1), Data(1, b"a"), Data(2, b"b"), Data(1, b"c"), Data(1, b"d"))
     assert came[2:] == [Deliver(1, [b"a"]), Deliver(2, [b"b"]), Deliver(1, [b"c", b"d"])]
+
+
+def test_a_run_of_cells_is_what_its_cells_are_one_by_one() -> None:
+    """Of two streams in turns, with what is no DATA between them, and a mark whose receipt counts what came before."""
+    one, both = opened(Side.EXIT), opened(Side.EXIT)
+    cells: list[list[Message]] = [[Begin(2, "t", 1)]]
+    for stream_id in (1, 1, 2, 2, 1, 2, 1, 1):
+        cells.append([Data(stream_id, bytes([len(cells)]) * MIN_STEP)])
+    cells[4].append(Mark())
+    cells[6:6] = [[Drop(9)], [Data(1, b"a"), Data(2, b"b")], [Data(2, b"c")], [Sendme(1, 2 * STREAM_WINDOW)]]
+    bodies = [(b"".join(message.encode() for message in cell), proof(n)) for n, cell in enumerate(cells)]
+    actions: list[Action] = []
+    both.receive_cells(bodies, 0.0, actions)
+    singly: list[Action] = []
+    for body in bodies:
+        one.receive_cells([body], 0.0, singly)
+    assert actions == singly
+    assert said(both) == said(one) == [Sendme(0, 4 * MIN_STEP + CIRCUIT_WINDOW, proof(4))]
+    assert both.bytes_received == one.bytes_received == 8 * MIN_STEP + 3
+
+
+@pytest.mark.parametrize("limit", ["stream", "circuit"])
+def test_a_run_of_cells_beyond_a_limit_ends_the_circuit(limit: str) -> None:
+    end = opened(Side.EXIT)
+    window = end._streams[1].receive_window if limit == "stream" else end._receive_window
+    window.limit = 3 * 8_192 - 1
+    with pytest.raises(WindowViolated):
+        end.receive_cells([(Data(1, bytes(8_192)).encode(), NO_PROOF)] * 3, 0.0, [])
 
 
 def test_a_stream_from_begin_to_end() -> None:

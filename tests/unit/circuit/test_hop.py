@@ -55,7 +55,7 @@ class Bench:
         return [
             message
             for cell in self.hop.take_cells(0)
-            for message in decode_messages(self.stack.open(cell).messages)
+            for message in decode_messages(self.stack.open(cell)[1])
         ]
 
 

@@ -57,6 +57,24 @@ def test_a_stream_fills_the_congestion_window_and_then_waits_for_a_receipt() -> 
     assert end.sendable(1) >= CELL, "no slivers"
 
 
+def test_nothing_to_send_is_no_message() -> None:
+    """An empty DATA would end the circuit."""
+    end = client()
+    end.send(1, b"")
+    assert end.take_cells(0.0) == []
+
+
+@pytest.mark.parametrize("size", [1, CELL - 1, CELL, CELL + 1, 3 * CELL])
+def test_data_goes_in_pieces_that_fill_a_cell(size: int) -> None:
+    end = client()
+    assert end.max_data == CELL
+    end.send(1, bytes(range(256)) * (size // 256) + bytes(size % 256))
+    messages = [message for cell in end.take_cells(0.0) for message in decode_messages(cell)]
+    pieces = [message.data for message in messages if isinstance(message, Data)]
+    assert [len(piece) for piece in pieces] == [CELL] * (size // CELL) + [size % CELL] * (size % CELL > 0)
+    assert b"".join(pieces) == bytes(range(256)) * (size // 256) + bytes(size % 256)
+
+
 def test_a_quiet_stream_need_not_wait_for_room() -> None:
     end = client(2)
     fill(end, 1)

@@ -9,6 +9,7 @@ from common.circuit.stream import (
     OWES_END,
     TABLE,
     TAKES_DATA,
+    UNMOVED_BY_DATA,
     Event,
     Side,
     State,
@@ -109,7 +110,19 @@ def test_a_side_that_sent_an_end_may_send_no_more(side: Side) -> None:
 def test_a_client_may_send_before_the_target_answers_and_an_exit_not() -> None:
     assert Stream(Side.CLIENT, State.CONNECTING, 0.0).may_send
     assert not Stream(Side.EXIT, State.CONNECTING, 0.0).may_send
-    assert {State.OPEN, State.REMOTE_ENDED} == MAY_SEND
+    assert {State.OPEN, State.REMOTE_ENDED} == MAY_SEND[Side.EXIT] == MAY_SEND[Side.CLIENT] - {State.CONNECTING}
+
+
+@SIDES
+def test_whether_a_stream_may_send_follows_its_state(side: Side) -> None:
+    for (state, event), to in TABLE[side].items():
+        stream = Stream(side, state, 0.0)
+        stream.step(event)
+        assert stream.may_send is (to in MAY_SEND[side])
+
+
+def test_data_moves_no_stream_but_those_that_ask_the_table() -> None:
+    assert {State.OPEN, State.LOCAL_ENDED, State.RESETTING} == UNMOVED_BY_DATA
 
 
 @SIDES

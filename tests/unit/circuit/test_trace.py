@@ -79,5 +79,5 @@ def test_a_tap_sees_the_size_of_every_layer_and_changes_none(suite: Suite) -> No
     for key in keys[1::-1]:
         layer = SUITES[suite].sealer(key.backward).seal(Kind.FORWARD, layer)
         sizes.insert(0, len(layer))
-    assert tapped.open(layer).messages == DATA
+    assert tapped.open(layer)[1] == DATA
     assert seen[1] == (False, DATA, tuple(sizes))

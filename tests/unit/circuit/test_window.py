@@ -33,11 +33,18 @@ def proof(number: int) -> bytes:
 STEP = 2**20  # bytes between marks here
 
 
+def send(window: CircuitSendWindow, count: int, mark: bytes | None = None, now: float = 0.0) -> None:
+    """A cell is sent, marked or not whether that is due or not."""
+    window.cell_sent(count, STEP)
+    if mark is not None:
+        window.marked(mark, now)
+
+
 def filled() -> CircuitSendWindow:
     """A sender that has used its whole window, in cells of 1 KiB numbered from 1, each 1,024th marked."""
     window = CircuitSendWindow()
     for number in range(1, CIRCUIT_WINDOW // 1_024 + 1):
-        window.cell_sent(1_024, proof(number) if number % 1_024 == 0 else None, 0.0)
+        send(window, 1_024, proof(number) if number % 1_024 == 0 else None)
     return window
 
 
@@ -51,10 +58,10 @@ def test_both_ends_of_a_circuit_count_the_same(seed: int, least: int) -> None:
     sender, receiver, random = CircuitSendWindow(), CircuitReceiveWindow(), Random(seed)
     for number in range(1_500):
         size, step = random.randint(least, CELL), random.randint(MIN_STEP, STEP)
-        mark = sender.mark_due(size, step)
-        sender.cell_sent(size, proof(number) if mark else None, 0.0)
-        receiver.cell_arrived(size)
+        mark = sender.cell_sent(size, step)
+        receiver.data_arrived(size)
         if mark:
+            sender.marked(proof(number), 0.0)
             sender.credit(receiver.marked(), proof(number))
             assert (sender.flying, sender.left) == (0, CIRCUIT_WINDOW)
         assert sender.limit == receiver.limit
@@ -63,40 +70,41 @@ def test_both_ends_of_a_circuit_count_the_same(seed: int, least: int) -> None:
 
 def test_a_circuits_limit_runs_8_mib_ahead_of_each_mark() -> None:
     receiver = CircuitReceiveWindow()
-    receiver.cell_arrived(STEP)
+    receiver.data_arrived(STEP)
     assert receiver.limit == CIRCUIT_WINDOW
     assert receiver.marked() == receiver.limit == STEP + CIRCUIT_WINDOW
-    receiver.cell_arrived(MIN_STEP)
+    receiver.data_arrived(MIN_STEP)
     assert receiver.marked() == STEP + MIN_STEP + CIRCUIT_WINDOW
 
 
 def test_the_first_nearly_full_cell_is_marked_then_one_in_each_step() -> None:
     sender = CircuitSendWindow()
-    assert not sender.mark_due(500, MIN_STEP)
-    sender.cell_sent(500, None, 0.0)
-    assert sender.mark_due(CELL, MIN_STEP)
-    sender.cell_sent(CELL, proof(1), 0.0)
-    assert not sender.mark_due(MIN_STEP - 1, MIN_STEP)
-    assert sender.mark_due(MIN_STEP, MIN_STEP)
+    assert not sender.cell_sent(500, MIN_STEP)
+    assert sender.cell_sent(CELL, MIN_STEP)
+    sender.marked(proof(1), 0.0)
+    assert not sender.cell_sent(MIN_STEP - 1, MIN_STEP)
+    assert sender.cell_sent(1, MIN_STEP)
+    sender.marked(proof(2), 0.0)
+    assert sender.cell_sent(MIN_STEP, MIN_STEP)
 
 
 def test_a_step_that_shrinks_leaves_nobody_waiting() -> None:
     """Less than the step at that time is unmarked; now it is the whole window, and no receipt is on its way."""
     sender = CircuitSendWindow()
-    sender.cell_sent(CELL, proof(1), 0.0)
-    sender.cell_sent(STEP - 1, None, 0.0)
+    send(sender, CELL, proof(1))
+    send(sender, STEP - 1)
     assert not sender.stuck(MIN_STEP)  # one is
     sender.credit(CELL + CIRCUIT_WINDOW, proof(1))
     assert sender.stuck(MIN_STEP)
     assert not sender.stuck(STEP)
-    assert sender.mark_due(0, MIN_STEP)  # so a cell with nothing but the mark goes
+    assert sender.cell_sent(0, MIN_STEP)  # so a cell with nothing but the mark goes
 
 
 def test_a_receipt_tells_when_its_cell_was_sent_and_what_is_new() -> None:
     sender = CircuitSendWindow()
-    sender.cell_sent(100, None, 1.0)
-    sender.cell_sent(CELL, proof(1), 2.0)
-    sender.cell_sent(STEP, proof(2), 3.0)
+    send(sender, 100)
+    send(sender, CELL, proof(1), 2.0)
+    send(sender, STEP, proof(2), 3.0)
     assert sender.credit(100 + CELL + CIRCUIT_WINDOW, proof(1)) == Receipt(2.0, 100 + CELL)
     assert sender.flying == STEP
     assert sender.credit(100 + CELL + STEP + CIRCUIT_WINDOW, proof(2)) == Receipt(3.0, STEP)
@@ -106,9 +114,9 @@ def test_nothing_is_sent_or_taken_beyond_the_circuits_limit() -> None:
     sender = filled()
     assert sender.left == 0
     with pytest.raises(WindowViolated):
-        sender.cell_sent(1, None, 0.0)
+        sender.cell_sent(1, STEP)
     with pytest.raises(WindowViolated):
-        CircuitReceiveWindow().cell_arrived(CIRCUIT_WINDOW + 1)
+        CircuitReceiveWindow().data_arrived(CIRCUIT_WINDOW + 1)
 
 
 def test_marks_that_come_too_often_are_refused() -> None:
@@ -116,12 +124,12 @@ def test_marks_that_come_too_often_are_refused() -> None:
     with pytest.raises(WindowViolated, match="marks"):
         CircuitReceiveWindow().marked()
     receiver = CircuitReceiveWindow()
-    receiver.cell_arrived(1)
+    receiver.data_arrived(1)
     receiver.marked()  # the first may come early
-    receiver.cell_arrived(MIN_STEP - 1)
+    receiver.data_arrived(MIN_STEP - 1)
     with pytest.raises(WindowViolated, match="marks"):
         receiver.marked()
-    receiver.cell_arrived(1)
+    receiver.data_arrived(1)
     receiver.marked()
     with pytest.raises(WindowViolated, match="marks"):
         receiver.marked()
@@ -148,14 +156,14 @@ def test_a_sendme_with_a_wrong_total_is_refused(total: int) -> None:
 
 def test_an_early_sendme_is_refused() -> None:
     sender = CircuitSendWindow()
-    sender.cell_sent(STEP - 1, None, 0.0)
+    send(sender, STEP - 1)
     with pytest.raises(WindowViolated, match="nobody owes"):
         sender.credit(STEP + CIRCUIT_WINDOW, proof(1))
 
 
 def test_a_duplicate_sendme_is_refused() -> None:
     sender = CircuitSendWindow()
-    sender.cell_sent(STEP, proof(1), 0.0)
+    send(sender, STEP, proof(1))
     sender.credit(STEP + CIRCUIT_WINDOW, proof(1))
     with pytest.raises(WindowViolated, match="nobody owes"):
         sender.credit(STEP + CIRCUIT_WINDOW, proof(1))

@@ -54,8 +54,7 @@ def test_backward_each_relay_seals_one_layer(suite: Suite, hops: int) -> None:
         layer = last
         for sealer in reversed(sealers[:-1]):
             layer = sealer.seal(Kind.FORWARD, layer)
-        opened = stack.open(layer)
-        assert (opened.hop, opened.messages, opened.proof) == (hops - 1, b"messages" * count, last[-PROOF:])
+        assert stack.open(layer) == (hops - 1, b"messages" * count, last[-PROOF:])
 
 
 @BOTH
@@ -63,7 +62,7 @@ def test_every_hop_can_be_told_apart(suite: Suite) -> None:
     stack, _, sealers = circuit(suite, 4)
     for speaker in (3, 0, 2, 1, 3):
         # a speaker's cell moves only the counters of the hops up to it: exactly those that sealed
-        assert stack.open(sent_back(sealers, speaker, b"x")).hop == speaker
+        assert stack.open(sent_back(sealers, speaker, b"x"))[0] == speaker
 
 
 @BOTH
@@ -128,7 +127,7 @@ def test_the_largest_body_fits_eight_hops_both_ways(suite: Suite) -> None:
     assert layer == messages
     layer = sent_back(sealers, MAX_HOPS - 1, messages)
     assert len(layer) == 16_377
-    assert stack.open(layer).messages == messages
+    assert stack.open(layer)[1] == messages
 
 
 @BOTH

@@ -30,6 +30,7 @@ from common.wire.messages import (
     Sought,
     decode_messages,
     encode_data_header,
+    only_data,
 )
 from tests.helpers import PATIENT
 
@@ -166,3 +167,31 @@ def test_the_data_header_is_the_head_of_data() -> None:
 @PATIENT
 def test_data_is_any_bytes(stream_id: int, data: bytes) -> None:
     assert decode_messages(Data(stream_id, data).encode()) == [Data(stream_id, data)]
+    assert only_data(Data(stream_id, data).encode()) == (stream_id, data)
+
+
+@pytest.mark.parametrize(("message", "expected"), EXAMPLES, ids=NAMES)
+def test_only_data_is_nothing_but_one_data(message: Message, expected: str) -> None:
+    body = bytes.fromhex(expected)
+    assert only_data(body) == ((message.stream_id, message.data) if isinstance(message, Data) else None)
+    assert only_data(body + Data(1, b"more").encode()) is None
+
+
+@given(st.integers(2, 4), st.integers(0, 1), st.integers(0, 3), st.binary(max_size=3))
+@PATIENT
+def test_only_data_takes_nothing_that_is_malformed(command: int, stream_id: int, length: int, data: bytes) -> None:
+    body = HEADER.pack(command, stream_id, length) + data
+    found = only_data(body)
+    if found is not None:
+        assert decode_messages(body) == [Data(found[0], bytes(found[1]))]
+    for cut in range(HEADER.size + 1):
+        assert only_data(body[:cut]) is None
+
+
+@pytest.mark.parametrize("size", [1, 1_000, 1_017, 1_018, 16_000])
+def test_data_that_waits_holds_no_more_memory_than_it_is_counted_for(size: int) -> None:
+    """A view keeps all that it is a view of, and is itself larger than what a short cell holds may be."""
+    found = only_data(memoryview(Data(1, bytes(size)).encode()))
+    assert found is not None
+    assert found[1] == bytes(size)
+    assert isinstance(found[1], bytes) or (size > 1_017 and found[1].obj.__sizeof__() < size + 100)
