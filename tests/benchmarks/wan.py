@@ -76,7 +76,8 @@ class Wide:
         with open_(self.target.address, "bulk") as stream:
             stream.settimeout(LIMIT)
             begin, space = monotonic(), bytearray(1 << 18)
-            stream.sendall(b"D")
+            # A file of that size: of bytes without end some megabytes would be left on the way, to be met by the next.
+            stream.sendall(b"F" + size.to_bytes(8, "big"))
             while size > 0:
                 count = stream.recv_into(space)
                 if not count:

@@ -1,6 +1,7 @@
 """What streams of a wide area lead to: a server inside this process, listening on a host.
 
-A stream's first byte says what is wanted: D, bytes without end; U, all is taken, and counted; E, all is sent back.
+A stream's first byte says what is wanted: D, bytes without end; F and 8 bytes, as many bytes as they say, and the end;
+U, all is taken, and counted; E, all is sent back.
 """
 
 import os
@@ -10,6 +11,7 @@ from contextlib import suppress
 from typing import Self
 
 from tests.wide_area.hosts import PATIENCE, Host, listening
+from tests.wide_area.programs import receive_exactly
 
 _CHUNK = os.urandom(65_536)
 
@@ -51,6 +53,11 @@ class Target:
     def _serve(self, stream: socket.socket) -> None:
         with suppress(OSError), stream:
             what = stream.recv(1)
+            if what == b"F":
+                size = int.from_bytes(receive_exactly(stream, 8), "big")
+                for at in range(0, size, len(_CHUNK)):
+                    stream.sendall(_CHUNK[: size - at])
+                stream.shutdown(socket.SHUT_WR)
             while what == b"D":
                 stream.sendall(_CHUNK)
             while data := stream.recv(65_536):
