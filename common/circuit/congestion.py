@@ -62,7 +62,6 @@ class CongestionWindow:
     """One circuit and direction, at its sender."""
 
     __slots__ = (
-        "_base",
         "_ceiling",
         "_cold",
         "_first",
@@ -81,6 +80,7 @@ class CongestionWindow:
         "_unconfirmed",
         "_was_limited",
         "_young",
+        "base",
         "step",
         "window",
     )
@@ -90,7 +90,7 @@ class CongestionWindow:
         self.window = INITIAL
         self.step = MIN_STEP  # bytes after which the sender asks for a receipt
         self._ceiling = ceiling
-        self._base = _NEVER  # seconds
+        self.base = _NEVER  # seconds: the path's own round trip, infinite before one was seen
         # Seconds of sending since a round trip was as short. The first look at the base comes early, yet not at
         # once: it takes two round trips, and many transfers are over by then.
         self._unconfirmed = BASE_AGE - FIRST_LOOK
@@ -122,10 +122,10 @@ class CongestionWindow:
         round_trip = max(round_trip, _TICK)
         if 2 * (sent - answered) >= self.window:
             self._limited = True
-        if round_trip <= self._base:
-            if self._base != _NEVER:
+        if round_trip <= self.base:
+            if self.base != _NEVER:
                 self._unconfirmed = 0.0
-            self._base = round_trip
+            self.base = round_trip
         self._least = min(self._least, round_trip)
         self._latest = [*self._latest[1 - _LATEST :], round_trip]
         if self._starting:
@@ -143,7 +143,7 @@ class CongestionWindow:
         step = int(self.window * START_PART)
         if not self._starting:
             least = min(self._latest)
-            queued = min(1 - self._base / least, MOST_MARK_PART)
+            queued = min(1 - self.base / least, MOST_MARK_PART)
             step = int(self.window * min(max(MARK_PART, queued), MARK_TIME / least))
         self.step = max(MIN_STEP, step)
 
@@ -154,12 +154,12 @@ class CongestionWindow:
     @property
     def _noise(self) -> float:
         """Seconds by which round trips waver without a queue."""
-        return max(LEAST_QUEUE_TIME, self._base * QUEUE_SHARE)
+        return max(LEAST_QUEUE_TIME, self.base * QUEUE_SHARE)
 
     def _start(self, newly: int) -> None:
         """Slow start."""
         least = min(self._latest)
-        if least - self._base > 2 * self._allowed(self.window):
+        if least - self.base > 2 * self._allowed(self.window):
             self._starting = False
             self._cold = self._cold and self.window <= COLD
             self._recent = [least]
@@ -175,8 +175,8 @@ class CongestionWindow:
         since, count = now - self._first[0], answered - self._first[1]
         if since >= JUMP_TIME and count >= JUMP_BYTES and (self._limited or self._was_limited):
             allowed = self._allowed(self.window)
-            self._told = count / since * (self._base + allowed)
-            most = count / since * (min(self._base, JUMP_BASE) + allowed)
+            self._told = count / since * (self.base + allowed)
+            most = count / since * (min(self.base, JUMP_BASE) + allowed)
             self._set(max(self.window, min(self._jump_limit, most)))
 
     def _end_round(self) -> None:
@@ -196,7 +196,7 @@ class CongestionWindow:
     def _follow(self, least: float, limited: bool) -> None:
         """The window follows the queue that stands: up by this round, down by the best of the last."""
         up, down = (self._aim(time, self.window) for time in (least, min(self._recent)))
-        if least > 2 * (self._base + self._allowed(self.window)):
+        if least > 2 * (self.base + self._allowed(self.window)):
             self._young = False
             self._set(up)
         elif up > self.window and limited:
@@ -204,7 +204,7 @@ class CongestionWindow:
         elif down < self.window:
             self._young = False
             self._set(self.window + SMOOTHING * (down - self.window))
-        free = limited and least - self._base < self._allowed(self.window)
+        free = limited and least - self.base < self._allowed(self.window)
         self._free_rounds = max(0, self._free_rounds + (1 if free else -1))
         if self._free_rounds == FREE_ROUNDS:
             self._free_rounds = 0
@@ -218,15 +218,15 @@ class CongestionWindow:
         """Two rounds with half the window, or less than the path holds, will tell the base."""
         standing = min(self._recent)
         self._probing, self._put_by = 2, (self.window, standing)
-        self._set(self.window * min(0.5, DRAINED * self._base / standing))
+        self._set(self.window * min(0.5, DRAINED * self.base / standing))
 
     def _probe(self, least: float) -> None:
         """A round with half the window: the first still met the queue of the whole one."""
         self._probing -= 1
         if not self._probing:
-            self._stale = self._stale + 1 if least > self._base + max(QUIET_TIME, self._noise) else 0
+            self._stale = self._stale + 1 if least > self.base + max(QUIET_TIME, self._noise) else 0
             if self._stale == STALE:
-                self._base, self._stale = (self._base + least) / 2, 0
+                self.base, self._stale = (self.base + least) / 2, 0
             self._unconfirmed = 0.0
             self._recent = []
             window, standing = self._put_by
@@ -234,7 +234,7 @@ class CongestionWindow:
 
     def _aim(self, least: float, window: int) -> float:
         """The window at which just the wanted queue would stand, by the least round trip with `window`."""
-        part = min(1.0, (self._base + self._allowed(window)) / least)
+        part = min(1.0, (self.base + self._allowed(window)) / least)
         return window * part + QUEUE_SIZE * sqrt(window / 262_144)
 
     def _set(self, window: float) -> None:

@@ -22,7 +22,7 @@ from common.circuit.congestion import CongestionWindow
 from common.circuit.stream import OWES_END, TAKES_DATA, UNMOVED_BY_DATA, Event, Side, State, Stream, next_state
 from common.circuit.window import CIRCUIT_WINDOW, CircuitReceiveWindow, CircuitSendWindow
 from common.errors import EndReason, TooLarge, Unexpected
-from common.wire.cells import Bytes
+from common.wire.cells import MAX_BODY, MAX_SHORT_BODY, Bytes
 from common.wire.messages import (
     HEADER,
     Begin,
@@ -52,7 +52,13 @@ QUIET = 4_096  # bytes in a window: a stream that sends less, such as a prompt's
 OVERDRAFT = 16_384  # bytes that all such streams together may send beyond the congestion window
 ADVANCE_STREAMS = 8  # open streams up to which a new one gets at once what another grew to: memory is bounded
 MAX_ADVANCE = 8 * 2**20  # bytes granted so: 200 Mbit/s through relays 25 ms from each other, and a queue
+FILL_PART = 1 / 20  # of the base round trip: so long a transfer's cell may wait to be full,
+MOST_FILL_TIME = 0.010  # but no more seconds than this,
+LEAST_FILL_TIME = 0.001  # and not at all where it would be less than this: not worth a timer
+TRANSFER = 65_536  # bytes that a stream has sent before its cells wait: a page or an answer is there sooner
+FULL = 3 / 4  # of a cell that does not wait
 _MARK = Mark().encode()
+_NEVER = float("inf")
 
 
 class Seal(Protocol):
@@ -71,6 +77,7 @@ class Endpoint:
         self._seal = seal
         self._max_messages = max_messages - len(_MARK)  # any cell may turn out to be marked
         self.max_data = self._max_messages - HEADER.size
+        self._short = MAX_SHORT_BODY - (MAX_BODY - max_messages)  # bytes of messages that fit a short cell
         self._streams: dict[int, Stream] = {}
         self._highest = 0
         self._send_window = CircuitSendWindow()
@@ -80,6 +87,9 @@ class Endpoint:
         # What waits for `take_cells`: a message or the header of DATA, the DATA, how many bytes of DATA.
         self.outgoing: list[tuple[bytes, Bytes, int]] = []
         self.unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
+        self.filling: float | None = None  # since when a part of it waits to fill a cell
+        self._urgent = False  # something in it must not wait
+        self._sealed_at = 0.0
 
     # ---- what arrives
 
@@ -189,6 +199,7 @@ class Endpoint:
         self._congestion.measured(now, now - receipt.sent_at, receipt.newly, window.answered, window.sent)
         if window.stuck(self._congestion.step):
             self.outgoing.append((b"", b"", 0))  # a cell for the mark, which will be due, if for nothing else
+            self._urgent = True
 
     def _receive_sendme(self, message: Sendme, actions: list[Action]) -> None:
         stream = self._step(message.stream_id, Event.GOT_SENDME)
@@ -221,7 +232,7 @@ class Endpoint:
         stream_id = self._next_id()
         message = Begin(stream_id, host, port, flags).encode()
         self._open(stream_id, Event.BEGIN, now)
-        self.outgoing.append((message, b"", 0))
+        self._append(message)
         return stream_id
 
     def resolve(self, host: str, now: float, sought: Sought = Sought.ADDRESSES) -> int:
@@ -229,7 +240,7 @@ class Endpoint:
         stream_id = self._next_id()
         message = Resolve(stream_id, host, sought).encode()
         self._open(stream_id, Event.RESOLVE, now)
-        self.outgoing.append((message, b"", 0))
+        self._append(message)
         return stream_id
 
     def connected(self, stream_id: int, address: IPAddress, ttl: int) -> bool:
@@ -295,6 +306,8 @@ class Endpoint:
             self._advance(stream_id, stream)
         stream.sent(size, self._send_window.sent + self.unsealed, self._congestion.window)
         self.unsealed += size
+        if stream.send_window.sent <= TRANSFER:
+            self._urgent = True
         if 0 < size <= most:
             outgoing.append((encode_data_header(stream_id, size), data, size))
             return
@@ -346,15 +359,19 @@ class Endpoint:
 
     def tell(self, message: Message) -> None:
         """Appends a message that is no DATA."""
-        self.outgoing.append((message.encode(), b"", 0))
+        self._append(message.encode())
 
-    def take_cells(self, now: float) -> list[bytes]:
-        """The cell bodies to send now, sealed and in order; messages that fit together share a cell."""
+    def take_cells(self, now: float, *, full: bool = False) -> list[bytes]:
+        """The cell bodies to send now, sealed and in order; messages that fit together share a cell.
+
+        With `full`, what would be a long cell of much padding may stay for `fill_time` seconds: `filling` tells.
+        """
         cells: list[bytes] = []
         outgoing, window, step = self.outgoing, self._send_window, self._congestion.step
         at, end = 0, len(outgoing)
         while at < end:
             parts: list[Bytes] = []
+            begin = at
             size = count = 0
             while at < end:
                 head, data, length = outgoing[at]
@@ -366,6 +383,12 @@ class Endpoint:
                     parts.append(data)
                     count += length
                 at += 1
+            if full and at == end and self._may_fill(size, count, now):
+                if self.filling is None or begin:
+                    self.filling = now
+                del outgoing[:begin]
+                self.unsealed = count
+                break
             if window.cell_sent(count, step):
                 parts.append(_MARK)
                 body, proof = self._seal(*parts)
@@ -373,9 +396,33 @@ class Endpoint:
             else:
                 body, _ = self._seal(*parts)
             cells.append(body)
-        outgoing.clear()
-        self.unsealed = 0
+        else:
+            outgoing.clear()
+            self.unsealed = 0
+            self.filling = None
+            self._urgent = False
+        if cells:
+            self._sealed_at = now
         return cells
+
+    @property
+    def fill_time(self) -> float:
+        """Seconds for which a cell may wait to be full: a small part of the time that it takes anyway."""
+        base = self._congestion.base
+        return min(base * FILL_PART, MOST_FILL_TIME) if base < _NEVER else 0.0
+
+    def _may_fill(self, size: int, count: int, now: float) -> bool:
+        """Whether `size` bytes of messages, `count` of them DATA, had better wait.
+
+        A target that sends a segment or two at a time would else have the relays carry ten times as much padding.
+        """
+        if self._urgent or not self._short < size < FULL * self._max_messages:
+            return False
+        patience = self.fill_time
+        if patience < LEAST_FILL_TIME or now - self._sealed_at > patience:
+            return False
+        circuit = self._send_window  # with no room left, no more would come
+        return self._congestion.window > circuit.sent - circuit.answered + count
 
     # ---- what others may ask
 
@@ -409,6 +456,11 @@ class Endpoint:
         limit = stream.receive_window.advance()
         if limit is not None:
             self.tell(Sendme(stream_id, limit))
+
+    def _append(self, message: bytes) -> None:
+        """What is no DATA, and does not wait."""
+        self.outgoing.append((message, b"", 0))
+        self._urgent = True
 
     def _next_id(self) -> int:
         if self._highest == LAST_STREAM_ID:

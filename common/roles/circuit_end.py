@@ -159,6 +159,7 @@ class CircuitEnd:
         self.attachments: dict[int, Attachment] = {}
         self.closed = False
         self._refused: dict[int, None] = {}  # streams with more to send, whose turn it is first
+        self._timed = False  # the pump will look after a cell that waits to be full
         self._serving = False  # the pump will let them send
         self._crowded = False  # several had to wait: each sends one cell in its turn, or shares would be uneven
 
@@ -260,6 +261,21 @@ class CircuitEnd:
             if attachment is not None:
                 attachment.send_on()
 
+    def _send_rest(self) -> None:
+        """A cell has waited to be full; or the one that did was sent, and another waits now."""
+        with self.lock:
+            self._timed = False
+            endpoint, now = self.endpoint, monotonic()
+            if self.closed or endpoint.filling is None:
+                return
+            left = endpoint.filling + endpoint.fill_time - now
+            if left > 0:
+                self._timed = True
+                self.pump.call_later(left, self._send_rest)
+                return
+            self.link.queue(self.circuit_id, Command.RELAY, *endpoint.take_cells(now))
+        TURN.flush(self.link)
+
     # ---- with the lock held
 
     def queue_cells(self) -> bool:
@@ -267,9 +283,14 @@ class CircuitEnd:
         assert self.lock.locked()
         if not self.endpoint.outgoing:
             return False
-        bodies = self.endpoint.take_cells(monotonic())
-        self.link.queue(self.circuit_id, Command.RELAY, *bodies)
-        return True
+        now, endpoint = monotonic(), self.endpoint
+        bodies = endpoint.take_cells(now, full=True)
+        if endpoint.filling is not None and not self._timed:
+            self._timed = True
+            self.pump.call_later(endpoint.filling + endpoint.fill_time - now, self._send_rest)
+        if bodies:
+            self.link.queue(self.circuit_id, Command.RELAY, *bodies)
+        return bool(bodies)
 
     def claim(self, action: Action) -> Attachment | None:
         """The attachment that an action is for.

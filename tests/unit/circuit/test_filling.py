@@ -1,0 +1,122 @@
+"""A transfer's cells wait a moment to be full, and nothing else does."""
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from common.circuit.endpoint import FULL, MOST_FILL_TIME, TRANSFER, Endpoint
+from common.circuit.stream import Side
+from common.circuit.window import CIRCUIT_WINDOW
+from common.errors import EndReason
+from common.wire.messages import Connected, Sendme
+from tests.helpers import MS
+
+PROOF = b"p" * 16
+MESSAGES = 15_865
+SEGMENTS = 2_896  # bytes: what two TCP segments bring
+
+
+def transfer(round_trip: float = 200 * MS, sent: int = TRANSFER + 1) -> tuple[Endpoint, float]:
+    """A client's end whose stream 1 has sent so much, all of it answered, on a path of that length; and the time."""
+    end = Endpoint(Side.CLIENT, lambda *messages: (b"".join(messages), PROOF), MESSAGES)
+    end.begin("target", 1, 0.0)
+    end.begin("another", 1, 0.0)
+    end.take_cells(0.0)
+    end.receive([Connected(1, IPv4Address("192.0.2.1"), 60), Connected(2, IPv4Address("192.0.2.2"), 60)], PROOF, 0.0)
+    end.send(1, bytes(sent))
+    end.take_cells(0.0)
+    while end._send_window._owed:
+        end.receive([Sendme(0, end._send_window._owed[0][0] + CIRCUIT_WINDOW, PROOF)], PROOF, round_trip)
+    end.send(1, bytes(end.max_data))
+    assert end.take_cells(round_trip, full=True), "a full cell goes at once"
+    return end, round_trip
+
+
+def test_what_would_be_mostly_padding_waits_for_more() -> None:
+    end, now = transfer()
+    for number in range(4):
+        end.send(1, bytes(SEGMENTS))
+        assert end.take_cells(now + number * MS, full=True) == []
+        assert end.filling == now
+    end.send(1, bytes(SEGMENTS))
+    (cell,) = end.take_cells(now + 4 * MS, full=True)
+    assert len(cell) > FULL * MESSAGES
+    assert end.filling is None and not end.unsealed
+
+
+def test_what_is_left_of_full_cells_waits_from_then_on() -> None:
+    end, now = transfer()
+    end.send(1, bytes(SEGMENTS))
+    assert end.take_cells(now, full=True) == []
+    end.send(1, bytes(end.max_data + SEGMENTS))
+    first, second = end.take_cells(now + MS, full=True)
+    assert len(first) < len(second), "messages keep their order"
+    assert end.filling == now + MS and end.unsealed == SEGMENTS
+
+
+def test_it_waits_for_a_small_part_of_the_round_trip_only() -> None:
+    assert transfer()[0].fill_time == pytest.approx(10 * MS)
+    assert transfer(40 * MS)[0].fill_time == pytest.approx(2 * MS)
+    assert transfer(10.0)[0].fill_time == MOST_FILL_TIME
+
+
+def test_it_is_sent_when_its_time_is_over() -> None:
+    end, now = transfer()
+    end.send(1, bytes(SEGMENTS))
+    assert end.take_cells(now, full=True) == []
+    (cell,) = end.take_cells(now + 10 * MS)
+    assert len(cell) > SEGMENTS
+    assert end.filling is None and not end.unsealed
+
+
+def test_on_a_short_path_nothing_waits() -> None:
+    end, now = transfer(10 * MS)
+    end.send(1, bytes(SEGMENTS))
+    assert end.take_cells(now, full=True)
+
+
+def test_the_beginning_of_a_stream_does_not_wait() -> None:
+    """A page, or an answer."""
+    end, now = transfer(sent=20_000)
+    end.send(1, bytes(SEGMENTS))
+    assert end.take_cells(now, full=True)
+
+
+def test_after_a_pause_nothing_waits() -> None:
+    end, now = transfer()
+    end.send(1, bytes(SEGMENTS))
+    assert end.take_cells(now + 20 * MS, full=True)
+
+
+def test_what_fits_a_short_cell_does_not_wait() -> None:
+    end, now = transfer()
+    end.send(1, bytes(400))
+    assert end.take_cells(now, full=True)
+
+
+def test_what_no_more_can_follow_does_not_wait() -> None:
+    """The congestion window is full."""
+    end, now = transfer()
+    while room := end.sendable(1):
+        end.send(1, bytes(min(room, SEGMENTS)))
+        end.take_cells(now, full=True)
+    assert end.filling is None
+
+
+@pytest.mark.parametrize("what", ["end", "reset", "another stream's", "a new stream"])
+def test_other_messages_take_along_what_waits(what: str) -> None:
+    end, now = transfer()
+    end.send(1, bytes(SEGMENTS))
+    assert end.take_cells(now, full=True) == []
+    match what:
+        case "end":
+            end.finish(1)
+        case "reset":
+            end.reset(1, EndReason.RESET)
+        case "another stream's":
+            end.send(2, b"x")
+        case _:
+            end.begin("third", 1, now)
+    (cell,) = end.take_cells(now, full=True)
+    assert len(cell) > SEGMENTS
+    assert end.filling is None
