@@ -1,11 +1,10 @@
-"""What both ends of a circuit do alike: the stream table, the windows, and packing messages into cells.
+"""What both ends of a circuit do alike: the stream table and the windows; `Packing` makes cells of what they say.
 
 Methods record and append; `take_cells()` then gives the sealed cell bodies in the order they must be sent. The
 owner calls it under the same lock as the method before it, so that layers are sent in the order of their counters.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from common.circuit.actions import (
     Action,
@@ -19,12 +18,12 @@ from common.circuit.actions import (
     StreamEnded,
 )
 from common.circuit.congestion import CongestionWindow
+from common.circuit.packing import Packing, Seal
 from common.circuit.stream import OWES_END, TAKES_DATA, UNMOVED_BY_DATA, Event, Side, State, Stream, next_state
 from common.circuit.window import CIRCUIT_WINDOW, CircuitReceiveWindow, CircuitSendWindow
 from common.errors import EndReason, TooLarge, Unexpected
-from common.wire.cells import MAX_BODY, MAX_SHORT_BODY, Bytes
+from common.wire.cells import Bytes
 from common.wire.messages import (
-    HEADER,
     Begin,
     BeginFlags,
     Connected,
@@ -40,7 +39,6 @@ from common.wire.messages import (
     Sendme,
     Sought,
     decode_messages,
-    encode_data_header,
     only_data,
 )
 
@@ -50,22 +48,9 @@ MAX_TABLE = 2 * MAX_OPEN_STREAMS  # with refused streams that the client has not
 
 QUIET = 4_096  # bytes in a window: a stream that sends less, such as a prompt's, need not wait for room in it
 OVERDRAFT = 16_384  # bytes that all such streams together may send beyond the congestion window
+TRANSFER = 65_536  # bytes that a stream has sent before its cells wait to be full: an answer is there sooner
 ADVANCE_STREAMS = 8  # open streams up to which a new one gets at once what another grew to: memory is bounded
 MAX_ADVANCE = 8 * 2**20  # bytes granted so: 200 Mbit/s through relays 25 ms from each other, and a queue
-FILL_PART = 1 / 20  # of the base round trip: so long a transfer's cell may wait to be full,
-MOST_FILL_TIME = 0.010  # but no more seconds than this,
-LEAST_FILL_TIME = 0.001  # and not at all where it would be less than this: not worth a timer
-TRANSFER = 65_536  # bytes that a stream has sent before its cells wait: a page or an answer is there sooner
-FULL = 3 / 4  # of a cell that does not wait
-_MARK = Mark().encode()
-_NEVER = float("inf")
-
-
-class Seal(Protocol):
-    """Makes a cell body of messages; returns also the end of its innermost layer."""
-
-    def __call__(self, *messages: Bytes) -> tuple[bytes, bytes]:
-        """Several pieces are joined."""
 
 
 class Endpoint:
@@ -74,22 +59,15 @@ class Endpoint:
     def __init__(self, side: Side, seal: Seal, max_messages: int) -> None:
         """`max_messages` is the suite's."""
         self._side = side
-        self._seal = seal
-        self._max_messages = max_messages - len(_MARK)  # any cell may turn out to be marked
-        self.max_data = self._max_messages - HEADER.size
-        self._short = MAX_SHORT_BODY - (MAX_BODY - max_messages)  # bytes of messages that fit a short cell
         self._streams: dict[int, Stream] = {}
         self._highest = 0
         self._send_window = CircuitSendWindow()
         self._receive_window = CircuitReceiveWindow()
         self._congestion = CongestionWindow(CIRCUIT_WINDOW)
         self._learned = 0  # what a stream's window has grown to
-        # What waits for `take_cells`: a message or the header of DATA, the DATA, how many bytes of DATA.
-        self.outgoing: list[tuple[bytes, Bytes, int]] = []
-        self.unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
-        self.filling: float | None = None  # since when a part of it waits to fill a cell
-        self._urgent = False  # something in it must not wait
-        self._sealed_at = 0.0
+        self.packing = Packing(seal, max_messages, self._send_window, self._congestion)
+        self.take_cells = self.packing.take_cells
+        self.max_data = self.packing.max_data
 
     # ---- what arrives
 
@@ -198,8 +176,7 @@ class Endpoint:
         receipt = window.credit(message.total, message.proof)
         self._congestion.measured(now, now - receipt.sent_at, receipt.newly, window.answered, window.sent)
         if window.stuck(self._congestion.step):
-            self.outgoing.append((b"", b"", 0))  # a cell for the mark, which will be due, if for nothing else
-            self._urgent = True
+            self.packing.add(b"")  # a cell for the mark, which will be due, if for nothing else
 
     def _receive_sendme(self, message: Sendme, actions: list[Action]) -> None:
         stream = self._step(message.stream_id, Event.GOT_SENDME)
@@ -232,7 +209,7 @@ class Endpoint:
         stream_id = self._next_id()
         message = Begin(stream_id, host, port, flags).encode()
         self._open(stream_id, Event.BEGIN, now)
-        self._append(message)
+        self.packing.add(message)
         return stream_id
 
     def resolve(self, host: str, now: float, sought: Sought = Sought.ADDRESSES) -> int:
@@ -240,7 +217,7 @@ class Endpoint:
         stream_id = self._next_id()
         message = Resolve(stream_id, host, sought).encode()
         self._open(stream_id, Event.RESOLVE, now)
-        self._append(message)
+        self.packing.add(message)
         return stream_id
 
     def connected(self, stream_id: int, address: IPAddress, ttl: int) -> bool:
@@ -276,23 +253,23 @@ class Endpoint:
         room = self._window_left()
         if room > 0:
             return min(limit, max(room, self.max_data))  # no slivers
-        sent = self._send_window.sent + self.unsealed
+        sent = self._send_window.sent + self.packing.unsealed
         return min(limit, QUIET) if room > -OVERDRAFT and stream.quiet(QUIET, sent, self._congestion.window) else 0
 
     def has_room(self) -> bool:
         """Whether the circuit leaves room for DATA of any stream: by its limit, and by the congestion window."""
-        return self._window_left() > 0 and self._send_window.left > self.unsealed
+        return self._window_left() > 0 and self._send_window.left > self.packing.unsealed
 
     def _limit(self, stream: Stream) -> int:
         """Bytes that the limits of stream and circuit leave; asked for each read, so nothing here is a call."""
         own, circuit = stream.send_window, self._send_window
-        left, own_left = circuit.limit - circuit.sent - self.unsealed, own.limit - own.sent
+        left, own_left = circuit.limit - circuit.sent - self.packing.unsealed, own.limit - own.sent
         return own_left if own_left < left else left
 
     def _window_left(self) -> int:
         """Bytes that the congestion window leaves, which is told when there are none; negative when it shrank."""
         circuit = self._send_window
-        left = self._congestion.window - (circuit.sent - circuit.answered) - self.unsealed
+        left = self._congestion.window - (circuit.sent - circuit.answered) - self.packing.unsealed
         if left <= 0:
             self._congestion.refused()
         return left
@@ -300,22 +277,12 @@ class Endpoint:
     def send(self, stream_id: int, data: bytes) -> None:
         """Sends `data`, which `sendable` has allowed; the congestion window may have shrunk since."""
         stream = self._streams[stream_id]
-        size, most, outgoing = len(data), self.max_data, self.outgoing
+        size = len(data)
         assert stream.may_send and size <= self._limit(stream), "more than `sendable` allows"
         if stream.advances:
             self._advance(stream_id, stream)
-        stream.sent(size, self._send_window.sent + self.unsealed, self._congestion.window)
-        self.unsealed += size
-        if stream.send_window.sent <= TRANSFER:
-            self._urgent = True
-        if 0 < size <= most:
-            outgoing.append((encode_data_header(stream_id, size), data, size))
-            return
-        view = memoryview(data)
-        for at in range(0, size, most):
-            piece = view[at : at + most]
-            count = len(piece)
-            outgoing.append((encode_data_header(stream_id, count), piece, count))
+        stream.sent(size, self._send_window.sent + self.packing.unsealed, self._congestion.window)
+        self.packing.add_data(stream_id, data, patient=stream.send_window.sent > TRANSFER)
 
     def taken(self, stream_id: int, count: int, now: float) -> bool:
         """The application took `count` bytes of what was delivered; at an exit, not before `connected`.
@@ -359,70 +326,7 @@ class Endpoint:
 
     def tell(self, message: Message) -> None:
         """Appends a message that is no DATA."""
-        self._append(message.encode())
-
-    def take_cells(self, now: float, *, full: bool = False) -> list[bytes]:
-        """The cell bodies to send now, sealed and in order; messages that fit together share a cell.
-
-        With `full`, what would be a long cell of much padding may stay for `fill_time` seconds: `filling` tells.
-        """
-        cells: list[bytes] = []
-        outgoing, window, step = self.outgoing, self._send_window, self._congestion.step
-        at, end = 0, len(outgoing)
-        while at < end:
-            parts: list[Bytes] = []
-            begin = at
-            size = count = 0
-            while at < end:
-                head, data, length = outgoing[at]
-                size += len(head) + length
-                if size > self._max_messages and parts:
-                    break
-                parts.append(head)
-                if length:
-                    parts.append(data)
-                    count += length
-                at += 1
-            if full and at == end and self._may_fill(size, count, now):
-                if self.filling is None or begin:
-                    self.filling = now
-                del outgoing[:begin]
-                self.unsealed = count
-                break
-            if window.cell_sent(count, step):
-                parts.append(_MARK)
-                body, proof = self._seal(*parts)
-                window.marked(proof, now)
-            else:
-                body, _ = self._seal(*parts)
-            cells.append(body)
-        else:
-            outgoing.clear()
-            self.unsealed = 0
-            self.filling = None
-            self._urgent = False
-        if cells:
-            self._sealed_at = now
-        return cells
-
-    @property
-    def fill_time(self) -> float:
-        """Seconds for which a cell may wait to be full: a small part of the time that it takes anyway."""
-        base = self._congestion.base
-        return min(base * FILL_PART, MOST_FILL_TIME) if base < _NEVER else 0.0
-
-    def _may_fill(self, size: int, count: int, now: float) -> bool:
-        """Whether `size` bytes of messages, `count` of them DATA, had better wait.
-
-        A target that sends a segment or two at a time would else have the relays carry ten times as much padding.
-        """
-        if self._urgent or not self._short < size < FULL * self._max_messages:
-            return False
-        patience = self.fill_time
-        if patience < LEAST_FILL_TIME or now - self._sealed_at > patience:
-            return False
-        circuit = self._send_window  # with no room left, no more would come
-        return self._congestion.window > circuit.sent - circuit.answered + count
+        self.packing.add(message.encode())
 
     # ---- what others may ask
 
@@ -456,11 +360,6 @@ class Endpoint:
         limit = stream.receive_window.advance()
         if limit is not None:
             self.tell(Sendme(stream_id, limit))
-
-    def _append(self, message: bytes) -> None:
-        """What is no DATA, and does not wait."""
-        self.outgoing.append((message, b"", 0))
-        self._urgent = True
 
     def _next_id(self) -> int:
         if self._highest == LAST_STREAM_ID:

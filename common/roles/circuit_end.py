@@ -153,6 +153,7 @@ class CircuitEnd:
         self.lock = threading.Lock()  # guards the machine, `attachments` and the order of queued cells
         self.machine = machine
         self.endpoint = machine.endpoint
+        self.packing = machine.endpoint.packing
         self.link = link
         self.circuit_id = circuit_id
         self.pump = pump
@@ -184,7 +185,7 @@ class CircuitEnd:
             if self.closed or not self.endpoint.may_send(stream_id):
                 return
             self.endpoint.send(stream_id, data)
-            much = self.endpoint.unsealed >= SEAL_AT
+            much = self.packing.unsealed >= SEAL_AT
             if much:
                 self.queue_cells()
         if much:
@@ -265,15 +266,15 @@ class CircuitEnd:
         """A cell has waited to be full; or the one that did was sent, and another waits now."""
         with self.lock:
             self._timed = False
-            endpoint, now = self.endpoint, monotonic()
-            if self.closed or endpoint.filling is None:
+            packing, now = self.packing, monotonic()
+            if self.closed or packing.filling is None:
                 return
-            left = endpoint.filling + endpoint.fill_time - now
+            left = packing.filling + packing.fill_time - now
             if left > 0:
                 self._timed = True
                 self.pump.call_later(left, self._send_rest)
                 return
-            self.link.queue(self.circuit_id, Command.RELAY, *endpoint.take_cells(now))
+            self.link.queue(self.circuit_id, Command.RELAY, *packing.take_cells(now))
         TURN.flush(self.link)
 
     # ---- with the lock held
@@ -281,13 +282,13 @@ class CircuitEnd:
     def queue_cells(self) -> bool:
         """Queues what the machine wants sent; True when there was anything."""
         assert self.lock.locked()
-        if not self.endpoint.outgoing:
+        if not self.packing.outgoing:
             return False
-        now, endpoint = monotonic(), self.endpoint
-        bodies = endpoint.take_cells(now, full=True)
-        if endpoint.filling is not None and not self._timed:
+        now, packing = monotonic(), self.packing
+        bodies = packing.take_cells(now, full=True)
+        if packing.filling is not None and not self._timed:
             self._timed = True
-            self.pump.call_later(endpoint.filling + endpoint.fill_time - now, self._send_rest)
+            self.pump.call_later(packing.filling + packing.fill_time - now, self._send_rest)
         if bodies:
             self.link.queue(self.circuit_id, Command.RELAY, *bodies)
         return bool(bodies)

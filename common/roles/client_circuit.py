@@ -225,7 +225,7 @@ class ClientCircuit(CircuitEnd):
                 return
             for action in self.origin.receive(bodies, now):
                 claimed.append((action, self.claim(action)))
-            speaks = bool(self.endpoint.outgoing)
+            speaks = bool(self.packing.outgoing)
         if speaks:
             TURN.settle(self)
         for action, attachment in claimed:

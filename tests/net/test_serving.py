@@ -100,7 +100,7 @@ def test_a_turn_that_is_not_used_is_the_next_streams(crowd: Crowd) -> None:
         attachment.idle = True
     crowd.receipt()
     assert crowd.turns[-1] == STREAMS  # the only one that has something to say
-    assert crowd.circuit.endpoint.unsealed == 0
+    assert crowd.circuit.endpoint.packing.unsealed == 0
     assert crowd.circuit.endpoint._send_window.flying > 0
 
 

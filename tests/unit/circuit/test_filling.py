@@ -4,7 +4,8 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from common.circuit.endpoint import FULL, MOST_FILL_TIME, TRANSFER, Endpoint
+from common.circuit.endpoint import TRANSFER, Endpoint
+from common.circuit.packing import FULL, MOST_FILL_TIME
 from common.circuit.stream import Side
 from common.circuit.window import CIRCUIT_WINDOW
 from common.errors import EndReason
@@ -37,11 +38,11 @@ def test_what_would_be_mostly_padding_waits_for_more() -> None:
     for number in range(4):
         end.send(1, bytes(SEGMENTS))
         assert end.take_cells(now + number * MS, full=True) == []
-        assert end.filling == now
+        assert end.packing.filling == now
     end.send(1, bytes(SEGMENTS))
     (cell,) = end.take_cells(now + 4 * MS, full=True)
     assert len(cell) > FULL * MESSAGES
-    assert end.filling is None and not end.unsealed
+    assert end.packing.filling is None and not end.packing.unsealed
 
 
 def test_what_is_left_of_full_cells_waits_from_then_on() -> None:
@@ -51,13 +52,13 @@ def test_what_is_left_of_full_cells_waits_from_then_on() -> None:
     end.send(1, bytes(end.max_data + SEGMENTS))
     first, second = end.take_cells(now + MS, full=True)
     assert len(first) < len(second), "messages keep their order"
-    assert end.filling == now + MS and end.unsealed == SEGMENTS
+    assert end.packing.filling == now + MS and end.packing.unsealed == SEGMENTS
 
 
 def test_it_waits_for_a_small_part_of_the_round_trip_only() -> None:
-    assert transfer()[0].fill_time == pytest.approx(10 * MS)
-    assert transfer(40 * MS)[0].fill_time == pytest.approx(2 * MS)
-    assert transfer(10.0)[0].fill_time == MOST_FILL_TIME
+    assert transfer()[0].packing.fill_time == pytest.approx(10 * MS)
+    assert transfer(40 * MS)[0].packing.fill_time == pytest.approx(2 * MS)
+    assert transfer(10.0)[0].packing.fill_time == MOST_FILL_TIME
 
 
 def test_it_is_sent_when_its_time_is_over() -> None:
@@ -66,7 +67,7 @@ def test_it_is_sent_when_its_time_is_over() -> None:
     assert end.take_cells(now, full=True) == []
     (cell,) = end.take_cells(now + 10 * MS)
     assert len(cell) > SEGMENTS
-    assert end.filling is None and not end.unsealed
+    assert end.packing.filling is None and not end.packing.unsealed
 
 
 def test_on_a_short_path_nothing_waits() -> None:
@@ -100,7 +101,7 @@ def test_what_no_more_can_follow_does_not_wait() -> None:
     while room := end.sendable(1):
         end.send(1, bytes(min(room, SEGMENTS)))
         end.take_cells(now, full=True)
-    assert end.filling is None
+    assert end.packing.filling is None
 
 
 @pytest.mark.parametrize("what", ["end", "reset", "another stream's", "a new stream"])
@@ -119,4 +120,4 @@ def test_other_messages_take_along_what_waits(what: str) -> None:
             end.begin("third", 1, now)
     (cell,) = end.take_cells(now, full=True)
     assert len(cell) > SEGMENTS
-    assert end.filling is None
+    assert end.packing.filling is None

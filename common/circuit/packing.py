@@ -1,0 +1,140 @@
+"""Messages into cells: what is said on a circuit waits here until its turn's end, and is sealed in order.
+
+On a long path a transfer's cell may wait a little longer, until it is full: a target that sends a segment or two
+at a time would else have the relays carry ten times as much padding. Anything else takes along what waits.
+"""
+
+from math import isfinite
+from typing import Protocol
+
+from common.circuit.congestion import CongestionWindow
+from common.circuit.window import CircuitSendWindow
+from common.wire.cells import MAX_BODY, MAX_SHORT_BODY, Bytes
+from common.wire.messages import HEADER, Mark, encode_data_header
+
+FILL_PART = 1 / 20  # of the base round trip: so long a transfer's cell may wait to be full,
+MOST_FILL_TIME = 0.010  # but no more seconds than this,
+LEAST_FILL_TIME = 0.001  # and not at all where it would be less than this: not worth a timer
+FULL = 3 / 4  # of a cell that does not wait
+_MARK = Mark().encode()
+
+
+class Seal(Protocol):
+    """Makes a cell body of messages; returns also the end of its innermost layer."""
+
+    def __call__(self, *messages: Bytes) -> tuple[bytes, bytes]:
+        """Several pieces are joined."""
+
+
+class Packing:
+    """What an endpoint has said and not sealed. Not thread-safe, as the endpoint is not."""
+
+    __slots__ = (
+        "_congestion",
+        "_max_messages",
+        "_seal",
+        "_sealed_at",
+        "_short",
+        "_urgent",
+        "_window",
+        "filling",
+        "max_data",
+        "outgoing",
+        "unsealed",
+    )
+
+    def __init__(
+        self, seal: Seal, max_messages: int, window: CircuitSendWindow, congestion: CongestionWindow
+    ) -> None:
+        """`max_messages` is the suite's."""
+        self.outgoing: list[tuple[bytes, Bytes, int]] = []  # a message, or DATA's header, the DATA and its length
+        self.unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
+        self.filling: float | None = None  # since when a part of it waits to fill a cell
+        self._urgent = False  # something in it must not wait
+        self._seal = seal
+        self._sealed_at = 0.0
+        self._max_messages = max_messages - len(_MARK)  # any cell may turn out to be marked
+        self.max_data = self._max_messages - HEADER.size
+        self._short = MAX_SHORT_BODY - (MAX_BODY - max_messages)  # bytes of messages that fit a short cell
+        self._window = window
+        self._congestion = congestion
+
+    def add(self, message: bytes) -> None:
+        """What is no DATA, and does not wait; nothing at all makes a cell for a mark."""
+        self.outgoing.append((message, b"", 0))
+        self._urgent = True
+
+    def add_data(self, stream_id: int, data: bytes, *, patient: bool) -> None:
+        """DATA, in pieces that fit; `patient`: it may wait to fill a cell."""
+        size, most, outgoing = len(data), self.max_data, self.outgoing
+        self.unsealed += size
+        if not patient:
+            self._urgent = True
+        if 0 < size <= most:
+            outgoing.append((encode_data_header(stream_id, size), data, size))
+            return
+        view = memoryview(data)
+        for at in range(0, size, most):
+            piece = view[at : at + most]
+            count = len(piece)
+            outgoing.append((encode_data_header(stream_id, count), piece, count))
+
+    def take_cells(self, now: float, *, full: bool = False) -> list[bytes]:
+        """The cell bodies to send now, sealed and in order; messages that fit together share a cell.
+
+        With `full`, what would be a long cell of much padding may stay for `fill_time` seconds: `filling` tells.
+        """
+        cells: list[bytes] = []
+        outgoing, window, step = self.outgoing, self._window, self._congestion.step
+        at, end = 0, len(outgoing)
+        while at < end:
+            parts: list[Bytes] = []
+            begin = at
+            size = count = 0
+            while at < end:
+                head, data, length = outgoing[at]
+                size += len(head) + length
+                if size > self._max_messages and parts:
+                    break
+                parts.append(head)
+                if length:
+                    parts.append(data)
+                    count += length
+                at += 1
+            if full and at == end and self._may_fill(size, count, now):
+                if self.filling is None or begin:
+                    self.filling = now
+                del outgoing[:begin]
+                self.unsealed = count
+                break
+            if window.cell_sent(count, step):
+                parts.append(_MARK)
+                body, proof = self._seal(*parts)
+                window.marked(proof, now)
+            else:
+                body, _ = self._seal(*parts)
+            cells.append(body)
+        else:
+            outgoing.clear()
+            self.unsealed = 0
+            self.filling = None
+            self._urgent = False
+        if cells:
+            self._sealed_at = now
+        return cells
+
+    @property
+    def fill_time(self) -> float:
+        """Seconds for which a cell may wait to be full: a small part of the time that it takes anyway."""
+        base = self._congestion.base
+        return min(base * FILL_PART, MOST_FILL_TIME) if isfinite(base) else 0.0
+
+    def _may_fill(self, size: int, count: int, now: float) -> bool:
+        """Whether `size` bytes of messages, `count` of them DATA, had better wait."""
+        if self._urgent or not self._short < size < FULL * self._max_messages:
+            return False
+        patience = self.fill_time
+        if patience < LEAST_FILL_TIME or now - self._sealed_at > patience:
+            return False
+        circuit = self._window  # with no room left, no more would come
+        return self._congestion.window > circuit.sent - circuit.answered + count
