@@ -196,7 +196,8 @@ def _table(contenders: Sequence[Contender], headings: Sequence[str]) -> str:
             f"{median:.3g} ({', '.join(f'{value:.3g}' for value in contender.noted[what])})"
             for median, contender in zip(medians, contenders, strict=True)
         ]
-        lines.append(f"| {what} | " + " | ".join(shown) + f" | {medians[1] / medians[0]:.2f} |")
+        ratio = f"{medians[1] / medians[0]:.2f}" if medians[0] else "-"  # on a quiet machine others use nothing
+        lines.append(f"| {what} | " + " | ".join(shown) + f" | {ratio} |")
     return "\n".join(lines)
 
 
