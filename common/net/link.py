@@ -30,17 +30,7 @@ from common.net.handshake import PATIENCE, connect, receive, send_all, shake_han
 from common.net.kernel_queue import KernelQueue, limit_arrivals
 from common.net.outbox import HIGH_WATER, QUANTUM, Outbox
 from common.net.tls import TlsSession, client_context
-from common.wire.cells import (
-    MAX_SHORT_BODY,
-    Bytes,
-    Cell,
-    Command,
-    Pieces,
-    choose_version,
-    cut_cells,
-    encode_cell,
-    encode_hello,
-)
+from common.wire.cells import Bytes, Cell, Command, choose_version, cut_cells, encode_cell, encode_hello, size_of
 from common.wire.framing import CellReader
 
 RECEIVE_BUFFER = 262_144  # bytes per read: 16 long cells, beyond which nothing is gained
@@ -367,8 +357,7 @@ class Link:
                     self._unsent = _NOTHING
                     self._handed_over = False
             self.flush()
-            if self._drainers:
-                self._tell_drainers()
+            self._tell_drainers()
 
     # ---- sending, with `_tls_lock` held
 
@@ -387,14 +376,13 @@ class Link:
                     drained += outbox.drained
                     outbox.drained.clear()
             # TLS cuts at 16,384: a long cell is a record by itself, or 16 short ones are one.
-            for _, run in groupby(cells, _is_long):
+            for _, run in groupby(cells, size_of):
                 tls.write(b"".join(chain.from_iterable(run)))
             self.cells_out += len(cells)
             if not self._send(tls.outgoing()):
                 return drained
             if not outbox.size or self._reader_waits:  # the reader flushes after its turn
-                if self._drainers:
-                    self._tell_drainers()
+                self._tell_drainers()
                 return drained
         self._hand_over()
         return drained
@@ -419,12 +407,9 @@ class Link:
                 self._work.notify_all()
 
     def _tell_drainers(self) -> None:
-        with self._lock:
-            self._settled.notify_all()
+        if self._drainers:
+            with self._lock:
+                self._settled.notify_all()
 
     def _is_settled(self) -> bool:
         return self.closed or not (self._outbox.size or self._handed_over)
-
-
-def _is_long(cell: Pieces) -> bool:
-    return len(cell[1]) > MAX_SHORT_BODY

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 
-from common.wire.cells import LONG_CELL, MAX_SHORT_BODY, SHORT_CELL, Pieces
+from common.wire.cells import LONG_CELL, Pieces, size_of
 
 QUANTUM = 65_536  # bytes: what a link encrypts at once anyhow, so nobody waits longer for it
 HALF_LIFE = 1.0  # seconds: long against a round trip, short against a person's patience
@@ -63,9 +63,7 @@ class Outbox:
             self._turn += 1
             heappush(self._heap, (circuit.count, self._turn, circuit_id, circuit))
         circuit.cells.extend(cells)
-        size = 0
-        for _, body, _ in cells:
-            size += LONG_CELL if len(body) > MAX_SHORT_BODY else SHORT_CELL
+        size = sum(map(size_of, cells))
         circuit.waiting += size
         self.size += size
         if circuit.waiting > HIGH_WATER:
@@ -90,7 +88,7 @@ class Outbox:
             else:
                 sent = 0
                 while cells:
-                    size = LONG_CELL if len(cells[0][1]) > MAX_SHORT_BODY else SHORT_CELL
+                    size = size_of(cells[0])
                     if size > room and taken:
                         room = 0
                         break

@@ -73,6 +73,11 @@ def cut_cells(circuit_id: int, command: int, bodies: Sequence[Bytes]) -> list[Pi
     return cells
 
 
+def size_of(cell: Pieces) -> int:
+    """The bytes of a cell in pieces: 1,024 or 16,384."""
+    return HEADER.size + len(cell[1]) + len(cell[2])
+
+
 def encode_hello(versions: tuple[int, ...] = VERSIONS) -> bytes:
     """The body of HELLO: a count, then the protocol versions spoken, two bytes each."""
     return bytes([len(versions)]) + b"".join(version.to_bytes(2, "big") for version in versions)
