@@ -69,13 +69,6 @@ class Reader:
             raise Malformed("trailing bytes")
 
 
-def read_short_string(raw: bytes) -> str:
-    """As `Reader.short_string`, of all of `raw`."""
-    if not raw or raw[0] != len(raw) - 1 or not is_printable(raw, 1):
-        raise Malformed("not a printable name")
-    return raw[1:].decode("ascii")
-
-
 def pack_short_string(text: str) -> bytes:
     """A length byte and the ASCII bytes of `text`; raises `Malformed` when it cannot be written so."""
     try:

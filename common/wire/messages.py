@@ -16,7 +16,7 @@ from typing import ClassVar, Self
 
 from common.errors import EndReason, Malformed
 from common.wire.cells import MAX_SHORT_BODY, Bytes
-from common.wire.codec import U16, U32, U64, Reader, pack_short_string, read_short_string
+from common.wire.codec import U16, U32, U64, Reader, pack_short_string
 
 HEADER = struct.Struct(">BHH")
 _HEADER_SIZE = HEADER.size
@@ -98,10 +98,9 @@ class Begin:
     @classmethod
     def decode(cls, stream_id: int, data: bytes) -> Self:
         """Raises `Malformed`; so do all the decoders below."""
-        if len(data) < _BEGIN.size:
-            raise Malformed("truncated")
-        number, port = _BEGIN.unpack_from(data)
-        host = read_short_string(data[_BEGIN.size :])
+        reader = Reader(data)
+        (number, port), host = reader.unpack(_BEGIN), reader.short_string()
+        reader.done()
         flags = _FLAGS.get(number)
         if port == 0 or flags is None:
             raise Malformed("not a BEGIN")
@@ -135,10 +134,10 @@ class Connected:
     @classmethod
     def decode(cls, stream_id: int, data: bytes) -> Self:
         """See `Begin.decode`."""
-        kind, size = _ADDRESSES.get(data[0], (None, 0)) if data else (None, 0)
-        if kind is None or len(data) != 1 + size + U32.size:
-            raise Malformed("not a CONNECTED")
-        return cls(stream_id, kind(data[1 : 1 + size]), U32.unpack_from(data, 1 + size)[0])
+        reader = Reader(data)
+        address, ttl = _read_address(reader), int.from_bytes(reader.take(4), "big")
+        reader.done()
+        return cls(stream_id, address, ttl)
 
 
 @dataclass(slots=True)
