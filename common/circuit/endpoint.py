@@ -117,9 +117,8 @@ class Endpoint:
     def _receive_data(
         self, stream_id: int, pieces: list[Bytes], size: int, now: float, actions: list[Action]
     ) -> None:
-        stream = self._streams.get(stream_id)
+        stream = self._known(stream_id, Event.GOT_DATA)
         if stream is None:
-            self._is_late(stream_id, Event.GOT_DATA)
             return
         if stream.state not in UNMOVED_BY_DATA:
             stream.step(Event.GOT_DATA)
@@ -188,9 +187,8 @@ class Endpoint:
         both = message.direction is Direction.BOTH
         stream_id = message.stream_id
         event = Event.GOT_END_BOTH if both else Event.GOT_END_SENDING
-        stream = self._streams.get(stream_id)
+        stream = self._known(stream_id, event)
         if stream is None:
-            self._is_late(stream_id, event)
             return
         left = stream.step(event)
         closed = stream.state is State.CLOSED
@@ -261,15 +259,12 @@ class Endpoint:
         return self._window_left() > 0 and self._send_window.left > self.packing.unsealed
 
     def _limit(self, stream: Stream) -> int:
-        """Bytes that the limits of stream and circuit leave; asked for each read, so nothing here is a call."""
-        own, circuit = stream.send_window, self._send_window
-        left, own_left = circuit.limit - circuit.sent - self.packing.unsealed, own.limit - own.sent
-        return own_left if own_left < left else left
+        """Bytes that the limits of stream and circuit leave."""
+        return min(stream.send_window.left, self._send_window.left - self.packing.unsealed)
 
     def _window_left(self) -> int:
         """Bytes that the congestion window leaves, which is told when there are none; negative when it shrank."""
-        circuit = self._send_window
-        left = self._congestion.window - (circuit.sent - circuit.answered) - self.packing.unsealed
+        left = self._congestion.window - self._send_window.flying - self.packing.unsealed
         if left <= 0:
             self._congestion.refused()
         return left
@@ -309,10 +304,7 @@ class Endpoint:
             return True
         stream.step(Event.FINISH)
         self.tell(End(stream_id, Direction.SENDING, EndReason.DONE))
-        closed = stream.state is State.CLOSED
-        if closed:
-            del self._streams[stream_id]
-        return closed
+        return self._forget_if_closed(stream_id, stream)
 
     def reset(self, stream_id: int, reason: EndReason) -> None:
         """Ends both directions at once; does nothing when the stream is gone already."""
@@ -321,8 +313,7 @@ class Endpoint:
             return
         stream.step(Event.RESET)
         self.tell(End(stream_id, Direction.BOTH, reason))
-        if stream.state is State.CLOSED:
-            del self._streams[stream_id]
+        self._forget_if_closed(stream_id, stream)
 
     def tell(self, message: Message) -> None:
         """Appends a message that is no DATA."""
@@ -375,17 +366,22 @@ class Endpoint:
         self._streams[stream_id] = Stream(self._side, next_state(self._side, State.IDLE, event), now, learned)
         self._highest = stream_id
 
-    def _is_late(self, stream_id: int, event: Event) -> None:
-        """For a stream that is gone or never was: raises `Unexpected` unless it is gone and `event` legal then."""
-        next_state(self._side, State.CLOSED if stream_id <= self._highest else State.IDLE, event)
-
-    def _step(self, stream_id: int, event: Event) -> Stream | None:
-        """The stream, moved on; None when it is closed and `event` is legal then. Raises `Unexpected`."""
+    def _known(self, stream_id: int, event: Event) -> Stream | None:
+        """The stream, or None when it is closed and `event` is legal then; raises `Unexpected`."""
         stream = self._streams.get(stream_id)
         if stream is None:
-            self._is_late(stream_id, event)
-            return None
-        stream.step(event)
-        if stream.state is State.CLOSED:
-            del self._streams[stream_id]
+            next_state(self._side, State.CLOSED if stream_id <= self._highest else State.IDLE, event)
         return stream
+
+    def _step(self, stream_id: int, event: Event) -> Stream | None:
+        stream = self._known(stream_id, event)
+        if stream is not None:
+            stream.step(event)
+            self._forget_if_closed(stream_id, stream)
+        return stream
+
+    def _forget_if_closed(self, stream_id: int, stream: Stream) -> bool:
+        if stream.state is not State.CLOSED:
+            return False
+        del self._streams[stream_id]
+        return True

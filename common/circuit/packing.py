@@ -124,6 +124,11 @@ class Packing:
         return cells
 
     @property
+    def due(self) -> float | None:
+        """When what waits to fill a cell has waited enough; None if nothing does."""
+        return None if self.filling is None else self.filling + self.fill_time
+
+    @property
     def fill_time(self) -> float:
         """Seconds for which a cell may wait to be full: a small part of the time that it takes anyway."""
         base = self._congestion.base
@@ -136,5 +141,4 @@ class Packing:
         patience = self.fill_time
         if patience < LEAST_FILL_TIME or now - self._sealed_at > patience:
             return False
-        circuit = self._window  # with no room left, no more would come
-        return self._congestion.window > circuit.sent - circuit.answered + count
+        return self._congestion.window > self._window.flying + count  # with no room left, no more would come

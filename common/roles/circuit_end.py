@@ -266,15 +266,13 @@ class CircuitEnd:
         """A cell has waited to be full; or the one that did was sent, and another waits now."""
         with self.lock:
             self._timed = False
-            packing, now = self.packing, monotonic()
-            if self.closed or packing.filling is None:
+            now, due = monotonic(), self.packing.due
+            if self.closed or due is None:
                 return
-            left = packing.filling + packing.fill_time - now
-            if left > 0:
-                self._timed = True
-                self.pump.call_later(left, self._send_rest)
+            if due > now:
+                self._time_rest(now)
                 return
-            self.link.queue(self.circuit_id, Command.RELAY, *packing.take_cells(now))
+            self.link.queue(self.circuit_id, Command.RELAY, *self.packing.take_cells(now))
         TURN.flush(self.link)
 
     # ---- with the lock held
@@ -284,14 +282,19 @@ class CircuitEnd:
         assert self.lock.locked()
         if not self.packing.outgoing:
             return False
-        now, packing = monotonic(), self.packing
-        bodies = packing.take_cells(now, full=True)
-        if packing.filling is not None and not self._timed:
-            self._timed = True
-            self.pump.call_later(packing.filling + packing.fill_time - now, self._send_rest)
+        now = monotonic()
+        bodies = self.packing.take_cells(now, full=True)
+        self._time_rest(now)
         if bodies:
             self.link.queue(self.circuit_id, Command.RELAY, *bodies)
         return bool(bodies)
+
+    def _time_rest(self, now: float) -> None:
+        """Sees that what waits to fill a cell does not wait for ever."""
+        due = self.packing.due
+        if due is not None and not self._timed:
+            self._timed = True
+            self.pump.call_later(due - now, self._send_rest)
 
     def claim(self, action: Action) -> Attachment | None:
         """The attachment that an action is for.
