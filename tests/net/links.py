@@ -1,8 +1,10 @@
 """What tests of links share: an owner that records, two joined links, a peer that may misbehave, and interceptors."""
 
 import select
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,9 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
+
+import pytest
 
 from common.errors import Closed
 from common.net.deadline import Deadline
@@ -220,3 +225,22 @@ class Coalescer(Interceptor):
                     break
                 data += more
             sink.sendall(data)
+
+
+needs_openssl = pytest.mark.skipif(
+    not shutil.which("openssl"), reason="needs the openssl command, the only one that asks for updates"
+)
+
+
+@contextmanager
+def dialled_by_openssl() -> Iterator[tuple[IO[bytes], socket.socket]]:
+    """Where its input goes (each line "K" makes it ask for a key update), and the socket that it has dialled."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.getsockname()[1]}"]
+        silent = subprocess.DEVNULL
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=silent, stderr=silent, bufsize=0) as asker:
+            assert asker.stdin
+            try:
+                yield asker.stdin, server.accept()[0]
+            finally:
+                asker.kill()

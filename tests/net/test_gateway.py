@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 import select
-import shutil
 import signal
 import socket
 import stat
@@ -50,7 +49,7 @@ from common.roles.gateway_link import (
 from common.roles.gateway_peer import Peer
 from common.roles.registration import RegistrationState
 from common.wire.strict_json import encode_json
-from tests.net.links import node
+from tests.net.links import dialled_by_openssl, needs_openssl, node
 from tests.net.registering import NETWORK, PATIENCE, RegisteringRelay, registered
 
 LOOPBACK = Address("127.0.0.1", 0)
@@ -445,27 +444,18 @@ def test_a_version_that_nobody_speaks_is_refused_with_a_sentence(gateway: Gatewa
         assert b"version 1" in stream.receive()
 
 
-@pytest.mark.skipif(
-    not shutil.which("openssl"), reason="needs the openssl command, the only one that asks for updates"
-)
+@needs_openssl
 def test_endless_key_updates_do_not_fill_our_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls_module, "MAX_REPLIES", 100)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.getsockname()[1]}"]
-        silent = subprocess.DEVNULL
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=silent, stderr=silent, bufsize=0) as asker:
-            assert asker.stdin
-            sock = server.accept()[0]
-            with sock, pytest.raises(Closed, match="too many key updates"):
-                sock.setblocking(False)
-                peer = Peer(sock, node()[0], 1, None, 0.0)
-                deadline = Deadline(PATIENCE)
-                while not deadline.expired:
-                    select.select([sock], [], [], 0.02)  # until it has read the last K: it takes one at a time
-                    peer.receive()
-                    peer.flush()
-                    asker.stdin.write(b"K\n")
-            asker.kill()
+    with dialled_by_openssl() as (asker, sock), sock, pytest.raises(Closed, match="too many key updates"):
+        sock.setblocking(False)
+        peer = Peer(sock, node()[0], 1, None, 0.0)
+        deadline = Deadline(PATIENCE)
+        while not deadline.expired:
+            select.select([sock], [], [], 0.02)  # until it has read the last K: it takes one at a time
+            peer.receive()
+            peer.flush()
+            asker.write(b"K\n")
 
 
 @pytest.mark.parametrize("said", [b"", b"\x16\x03\x01", b"no TLS at all"])

@@ -2,10 +2,8 @@
 
 import hashlib
 import logging
-import shutil
 import socket
 import struct
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -39,7 +37,9 @@ from tests.net.links import (
     Interceptor,
     RawPeer,
     Recorder,
+    dialled_by_openssl,
     end,
+    needs_openssl,
     node,
     open_links,
     raw_and_link,
@@ -450,29 +450,22 @@ def test_garbage_instead_of_tls_closes_the_link_once() -> None:
     assert len(owner.errors) == 1
 
 
-@pytest.mark.skipif(
-    not shutil.which("openssl"), reason="needs the openssl command, the only one that asks for updates"
-)
+@needs_openssl
 def test_endless_key_updates_do_not_fill_our_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls_module, "MAX_REPLIES", 100)
     owner = Recorder()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.getsockname()[1]}"]
-        silent = subprocess.DEVNULL
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=silent, stderr=silent, bufsize=0) as peer:
-            assert peer.stdin
-            peer.stdin.write(encode_cell(0, Command.HELLO, encode_hello()))
-            link = Link.accept(server.accept()[0], node()[0], owner, Deadline(PATIENCE))
-            link.start()
-            deadline = Deadline(PATIENCE)
-            try:
-                while not link.closed and not deadline.expired:
-                    peer.stdin.write(b"K\n")  # one request each time that it is read
-                    link.join(Deadline(0.02))
-            except BrokenPipeError:
-                pass  # it left because the link did
-            assert str(owner.wait_for_end()) == "the peer asks for too many key updates"
-            peer.kill()
+    with dialled_by_openssl() as (asker, sock):
+        asker.write(encode_cell(0, Command.HELLO, encode_hello()))
+        link = Link.accept(sock, node()[0], owner, Deadline(PATIENCE))
+        link.start()
+        deadline = Deadline(PATIENCE)
+        try:
+            while not link.closed and not deadline.expired:
+                asker.write(b"K\n")  # one request each time that it is read
+                link.join(Deadline(0.02))
+        except BrokenPipeError:
+            pass  # it left because the link did
+        assert str(owner.wait_for_end()) == "the peer asks for too many key updates"
     end(link)
 
 
