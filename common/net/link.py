@@ -1,24 +1,21 @@
 """A link: one TLS connection between two nodes, on which cells go both ways.
 
-Threads. A link has two: the *reader* takes what arrives and calls the owner; the *writer* sends what the kernel
-did not take at once. Any thread may call any method. Nobody waits for the peer but these two, and the reader never
-waits for the writer: two relays whose readers wait to send would wait for each other for ever.
+The pump's thread reads, encrypts, sends and calls the owner; what is received meanwhile waits in the kernel. Any
+thread may queue cells and ask for them to be sent. Nobody waits for the peer: two relays that wait to send would
+wait for each other for ever.
 
-Locks, in the order in which they are taken; neither is held while the owner is called:
-`_tls_lock` guards the TLS session, `_unsent` and sending on the socket. It is held while a batch is encrypted and
-given to the kernel, or while what one read brought is decrypted, never while waiting. `flush` only tries it: who
-holds it looks into the outbox again after letting go, so no cell is left behind.
-`_lock` guards the outbox, `_handed_over` and `closed`, and is held for a few operations only.
+`_lock` guards the outbox, `closed` and the wishes of other threads. It is held for a few operations only, and
+never while the owner is called.
 
 Nothing is encrypted while ciphertext waits for the kernel: what is encrypted has its place in the order for good,
 and scheduling is the outbox's.
 """
 
 import logging
-import select
 import socket
 import ssl
 import threading
+from collections.abc import Callable
 from functools import cache
 from itertools import chain, count, groupby
 from time import monotonic
@@ -29,13 +26,14 @@ from common.net.deadline import Deadline
 from common.net.handshake import PATIENCE, connect, receive, send_all, shake_hands, text_of, tune
 from common.net.kernel_queue import KernelQueue, limit_arrivals
 from common.net.outbox import HIGH_WATER, QUANTUM, Outbox
+from common.net.poller import READ, WRITE
+from common.net.pump import Pump
 from common.net.tls import TlsSession, client_context
 from common.wire.cells import Bytes, Cell, Command, choose_version, cut_cells, encode_cell, encode_hello, size_of
 from common.wire.framing import CellReader
 
-RECEIVE_BUFFER = 262_144  # bytes per read: 16 long cells, beyond which nothing is gained
 BATCH = QUANTUM  # bytes encrypted at once: enough for one system call, little enough to stay in order
-ROUNDS = 16  # batches one `flush` sends for all: no caller is kept for longer than 1 MiB
+ROUNDS = 16  # batches one link sends in a turn: others of the process wait for no more than 1 MiB
 MAX_BACKLOG = 268_435_456  # bytes in the outbox: owners end circuits long before; this is the last resort
 _NOTHING = memoryview(b"")
 
@@ -45,20 +43,20 @@ _client_context = cache(client_context)
 
 
 class LinkOwner(Protocol):
-    """Who is told what happens on a link. Calls come with no lock of the link held, and must not wait."""
+    """Who is told what happens on a link: on the pump's thread with no lock of the link held; none may wait."""
 
     def link_cells(self, link: "Link", cells: list[Cell]) -> None:
-        """Reader thread: all whole cells of one read, in order; never HELLO or PADDING."""
+        """All whole cells of one read, in order; never HELLO or PADDING."""
 
     def link_drained(self, link: "Link", circuit_ids: list[int]) -> None:
-        """Any thread: these circuits' backlogs were above `HIGH_WATER` and fell below `LOW_WATER` by sending."""
+        """These circuits' backlogs were above `HIGH_WATER` and fell below `LOW_WATER` by sending."""
 
     def link_closed(self, link: "Link", error: Closed) -> None:
-        """Reader thread: exactly once for each started link, after the last `link_cells`."""
+        """Exactly once for each started link, after the last `link_cells`; not when its pump was stopped."""
 
 
 class Link:
-    """One connected link, from `dial` or `accept`. Nothing is received before `start`."""
+    """One connected link, from `dial` or `accept`. Nothing is sent or received before `start`."""
 
     def __init__(self, sock: socket.socket, tls: TlsSession, owner: LinkOwner, identity: bytes | None) -> None:
         self.identity = identity
@@ -71,24 +69,26 @@ class Link:
         self.bytes_in = 0  # as received and sent, TLS included
         self.bytes_out = 0
         self._sock = sock
-        self._tls = tls
+        self._fd = sock.fileno()
         self._owner = owner
+        self._error = Closed()
+        self._lock = threading.Lock()
+        self._pump: Pump | None = None
+        self._outbox = Outbox()
+        # Wishes from any thread, granted by `_look`.
+        self._asked = False
+        self._drainers: list[threading.Event] = []
+        self._ended = threading.Event()
+        # The pump's thread only.
+        self._tls = tls
         self._cells = CellReader()
         self._early: list[Cell] = []  # came with HELLO
-        self._error = Closed()
-        self._tls_lock = threading.Lock()
-        self._reader_waits = False  # for `_tls_lock`: who sends lets it pass, since Python's locks are not fair
         self._unsent = _NOTHING
         self._kernel = KernelQueue(sock)
-        self._lock = threading.Lock()
-        self._outbox = Outbox()
-        self._handed_over = False  # sending is the writer's
-        self._work = threading.Condition(self._lock)  # for the writer
-        self._settled = threading.Condition(self._lock)  # for `drain`
-        self._drainers = 0
-        self._started = False
-        self._reader = threading.Thread(target=self._run_reader, name=f"{self.name} reader", daemon=True)
-        self._writer = threading.Thread(target=self._run_writer, name=f"{self.name} writer", daemon=True)
+        self._interest = 0
+        self._full = False  # the kernel takes no more for now
+        self._full_since = 0.0
+        self._timed = False
 
     # ---- making one: these wait, up to their deadline
 
@@ -116,7 +116,7 @@ class Link:
             shake_hands(sock, tls, identity, deadline)
             link = cls(sock, tls, owner, identity)
             link._greet(deadline)
-            sock.settimeout(None)
+            sock.setblocking(False)
         except AuthenticationFailed:
             sock.close()
             raise
@@ -127,7 +127,7 @@ class Link:
         return link
 
     def _greet(self, deadline: Deadline) -> None:
-        """Exchanges HELLO; what comes behind it is kept for the reader."""
+        """Exchanges HELLO; what comes behind it is kept for `start`."""
         self._tls.write(encode_cell(0, Command.HELLO, encode_hello()))
         send_all(self._sock, self._tls.outgoing(), deadline)
         while True:
@@ -140,20 +140,11 @@ class Link:
         choose_version(cells[0].body)
         self._early = cells[1:]  # `own` stands for these too, as HELLO is one
 
-    def start(self) -> None:
-        """Starts the link's threads, once: register the link first, its cells come at once.
-
-        Raises `Closed` when the system gives no more threads; the link is closed then, without `link_closed`.
-        """
+    def start(self, pump: Pump) -> None:
+        """Serves it on the pump's thread from now on, once: register the link first, its cells come at once."""
         with self._lock:
-            self._started = True
-        try:
-            self._writer.start()
-            self._reader.start()
-        except RuntimeError:
-            self._started = False
-            self.close("no more threads", DestroyReason.LIMIT)
-            raise Closed("no more threads", DestroyReason.LIMIT) from None
+            self._pump = pump
+        pump.adopt(self, self._begin)
 
     # ---- sending: any thread, never waits
 
@@ -169,26 +160,14 @@ class Link:
             self.close("the link is overloaded", DestroyReason.LIMIT)
 
     def flush(self) -> None:
-        """Sends what is queued as far as the kernel takes it; the writer does the rest.
-
-        It may call `link_drained`, so call it without a lock that `link_drained` takes.
-        """
-        # Read without a lock: who lets go of `_tls_lock` looks here again, and so does the writer when it is done.
-        while self._outbox.size and not self._handed_over and not self._reader_waits:
-            if not self._tls_lock.acquire(blocking=False):
-                return
-            drained: list[int] = []
-            failure = ""
-            try:
-                drained = self._send_batches()
-            except (Closed, OSError) as error:
-                failure = text_of(error)
-            finally:
-                self._tls_lock.release()
-            if failure:
-                self.close(failure)
-            elif drained:
-                self._owner.link_drained(self, drained)
+        """Sends what is queued: on the pump's thread at once as far as the kernel takes it, on others soon."""
+        pump = self._pump
+        if pump is None:
+            return  # `start` does
+        if not pump.on_pump_thread():
+            self._ask(pump)
+        elif self._outbox.size and not self._full:
+            self._guarded(self._send_batches)
 
     def send(self, circuit_id: int, command: int, body: Bytes) -> None:
         """`queue`, then `flush`."""
@@ -218,61 +197,92 @@ class Link:
         """Drops what waits for a circuit that has ended."""
         with self._lock:
             self._outbox.forget(circuit_id)
-            self._settled.notify_all()
 
-    # ---- ending
+    def _ask(self, pump: Pump) -> None:
+        if not self._asked:
+            self._asked = True
+            pump.call(self._look)
+
+    # ---- ending: any thread
 
     def drain(self, deadline: Deadline) -> bool:
         """Waits until the kernel has all that was queued; False when the time is over or the link closed."""
-        self.flush()
+        drained = threading.Event()
         with self._lock:
-            self._drainers += 1
-        try:
-            while True:
-                with self._lock:
-                    if not self._settled.wait_for(self._is_settled, deadline.left()) or self.closed:
-                        return False
-                # A batch may be on its way from the outbox to the kernel, by whoever holds this lock.
-                if not self._tls_lock.acquire(timeout=deadline.left()):
-                    return False
-                self._tls_lock.release()
-                self.flush()
-                if self._is_settled():
-                    return not self.closed
-        finally:
-            with self._lock:
-                self._drainers -= 1
+            pump = self._pump
+            if self.closed or pump is None:
+                return False
+            self._drainers.append(drained)
+        self._ask(pump)
+        return drained.wait(deadline.left()) and not self.closed
 
     def close(self, text: str = "closed here", reason: DestroyReason = DestroyReason.LINK_CLOSED) -> None:
-        """Ends the link and drops what waits; the owner hears of it from the reader. Any thread, any time."""
+        """Ends the link and drops what waits; the owner hears of it from the pump."""
         with self._lock:
             if self.closed:
                 return
             self._error = Closed(text, reason)
             self.closed = True
             self._outbox.clear()
-            self._work.notify_all()
-            self._settled.notify_all()
-            started = self._started
+            pump = self._pump
         try:
-            self._sock.shutdown(socket.SHUT_RDWR)  # only this wakes a thread that waits in recv or poll
+            self._sock.shutdown(socket.SHUT_RDWR)  # the peer hears of it now, however busy the pump is
         except OSError:
             pass  # the peer was faster
-        if not started:  # else the reader does it
-            with self._tls_lock:
-                self._sock.close()
+        if pump is None:
+            self._sock.close()
+        else:
+            pump.call(self._look)
 
     def join(self, deadline: Deadline) -> None:
-        """Waits for the threads of a closed link to end; the socket is closed then."""
-        for thread in (self._writer, self._reader):
-            if thread.ident is not None and thread is not threading.current_thread():
-                thread.join(deadline.left())
+        """Waits until a closed link is over: its socket is closed then, and its owner was told."""
+        self._ended.wait(deadline.left())
 
-    # ---- the reader
+    # ---- the pump's thread: for the pump
 
-    def _run_reader(self) -> None:
+    def dispose(self) -> None:
+        """Closes the socket now, and the owner hears nothing; idempotent."""
+        with self._lock:
+            self.closed = True
+            self._outbox.clear()
+        assert self._pump is not None
+        if self._interest:
+            self._pump.watch(self._fd, 0, self._ready)
+            self._interest = 0
+        self._sock.close()
+        self._pump.forget(self)
+        self._tell_drainers()
+        self._ended.set()
+
+    def _begin(self) -> None:
+        self._guarded(self._deliver_early)
+        self._look()
+
+    def _look(self) -> None:
+        """Grants what other threads wished for."""
+        self._asked = False  # first: a wish from now on asks again
+        if self.closed:
+            self._end()
+            return
+        self.flush()
+        self._watch()
+        if not self._outbox.size and not self._full:
+            self._tell_drainers()
+
+    def _ready(self, events: int) -> None:
+        """The poller's events."""
+        if events & WRITE:
+            self._guarded(self._send_rest)
+        if events & READ:
+            self._guarded(self._read)
+
+    # ---- the pump's thread: steps
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """What goes wrong ends the link, and nothing else."""
         try:
-            self._read_cells()
+            if not self.closed:
+                step()
         except ProtocolError as error:
             self.close(str(error), error.reason)
         except (Closed, OSError) as error:
@@ -280,42 +290,51 @@ class Link:
         except Exception:
             _logger.exception("%s: internal error", self.name)
             self.close("internal error", DestroyReason.INTERNAL)
-        try:
-            self._owner.link_closed(self, self._error)
-        except Exception:
-            _logger.exception("%s: internal error after its end", self.name)
-        self._writer.join(PATIENCE)
-        with self._tls_lock:
-            self._sock.close()
 
-    def _read_cells(self) -> None:
-        if self._early and not self.closed:
-            self._deliver(self._early)
-        self._early = []
-        buffer = memoryview(bytearray(RECEIVE_BUFFER))
-        feed = self._cells.feed
-        while not self.closed:
+    def _end(self) -> None:
+        if not self._ended.is_set():
+            try:
+                self._owner.link_closed(self, self._error)
+            except Exception:
+                _logger.exception("%s: internal error after its end", self.name)
+        self.dispose()  # also when `close` overtook `start`, which has made it a member after its end
+
+    def _watch(self) -> None:
+        """Brings the poller's interest in line; costs a system call only when it changed."""
+        assert self._pump is not None
+        interest = READ | WRITE if self._full else READ
+        if interest != self._interest and not self.closed:
+            self._pump.watch(self._fd, interest, self._ready)
+            self._interest = interest
+
+    def _tell_drainers(self) -> None:
+        if self._drainers:
+            with self._lock:
+                drainers, self._drainers = self._drainers, []
+            for drained in drainers:
+                drained.set()
+
+    # ---- receiving
+
+    def _read(self) -> None:
+        assert self._pump is not None
+        buffer = self._pump.buffer
+        try:
             received = self._sock.recv_into(buffer)
-            if not received:
-                raise Closed("the peer closed the link")
-            self.bytes_in += received
-            records = self._decrypt(buffer[:received])
-            if self._outbox.size:
-                self.flush()  # for those who found the lock taken
-            cells = feed(*records)
-            if cells and not self.closed:
-                self._deliver(cells)
+        except BlockingIOError:
+            return
+        if not received:
+            raise Closed("the peer closed the link")
+        self.bytes_in += received
+        self._tls.feed(buffer[:received])
+        cells = self._cells.feed(*self._tls.read())
+        if cells:
+            self._deliver(cells)
 
-    def _decrypt(self, ciphertext: memoryview) -> list[bytes]:
-        if not self._tls_lock.acquire(blocking=False):
-            self._reader_waits = True
-            self._tls_lock.acquire()
-            self._reader_waits = False
-        try:
-            self._tls.feed(ciphertext)
-            return self._tls.read()
-        finally:
-            self._tls_lock.release()
+    def _deliver_early(self) -> None:
+        early, self._early = self._early, []
+        if early:
+            self._deliver(early)
 
     def _deliver(self, cells: list[Cell]) -> None:
         self.cells_in += len(cells)
@@ -327,48 +346,29 @@ class Link:
                 return
         self._owner.link_cells(self, cells)
 
-    # ---- the writer
+    # ---- sending
 
-    def _run_writer(self) -> None:
-        try:
-            self._write_rest()
-        except OSError as error:
-            self.close(text_of(error))
-        except Exception:
-            _logger.exception("%s: internal error", self.name)
-            self.close("internal error", DestroyReason.INTERNAL)
+    def _send_rest(self) -> None:
+        """The kernel has room again."""
+        self._kernel.adapt()
+        if self._send(self._unsent):
+            self._unsent = _NOTHING
+            self._full = False
+            self._send_batches()
+            if not self._full:
+                self._watch()
+                self._tell_drainers()
 
-    def _write_rest(self) -> None:
-        if self.closed:  # before it was started: the socket is closed too
-            return
-        poller = select.poll()
-        poller.register(self._sock, select.POLLOUT)
-        while True:
-            with self._lock:
-                self._work.wait_for(lambda: self._handed_over or self.closed)
-                if self.closed:
-                    return
-            if not poller.poll(PATIENCE * 1_000):
-                self.close("the peer takes nothing", DestroyReason.TIMEOUT)
-                return
-            self._kernel.adapt()
-            with self._tls_lock:
-                if self._send(self._unsent):
-                    self._unsent = _NOTHING
-                    self._handed_over = False
-            self.flush()
-            self._tell_drainers()
-
-    # ---- sending, with `_tls_lock` held
-
-    def _send_batches(self) -> list[int]:
-        """Sends until the outbox is empty, the kernel full or the turn over; returns the drained circuits."""
-        assert self._tls_lock.locked()
+    def _send_batches(self) -> None:
+        """Sends until the outbox is empty, the kernel full or the turn over, and tells which circuits drained."""
         outbox, tls = self._outbox, self._tls
         drained: list[int] = []
         for _ in range(ROUNDS):
+            if not outbox.size:
+                break
             room = BATCH if self._kernel.allowed >= BATCH else self._kernel.room()
             if room <= 0:
+                self._wait_for_room()
                 break
             with self._lock:
                 cells = outbox.take(room, monotonic())
@@ -380,36 +380,45 @@ class Link:
                 tls.write(b"".join(chain.from_iterable(run)))
             self.cells_out += len(cells)
             if not self._send(tls.outgoing()):
-                return drained
-            if not outbox.size or self._reader_waits:  # the reader flushes after its turn
-                self._tell_drainers()
-                return drained
-        self._hand_over()
-        return drained
+                break
+        else:
+            self._wait_for_room()
+        if drained:
+            self._owner.link_drained(self, drained)
 
     def _send(self, ciphertext: bytes | memoryview) -> bool:
-        """Gives the kernel what it takes; False when some is left, which is the writer's."""
+        """Gives the kernel what it takes; False when some is left."""
         try:
-            sent = self._sock.send(ciphertext, socket.MSG_DONTWAIT) if ciphertext else 0
+            sent = self._sock.send(ciphertext) if ciphertext else 0
         except BlockingIOError:
             sent = 0
         self.bytes_out += sent
         if sent == len(ciphertext):
             return True
         self._unsent = memoryview(ciphertext)[sent:]
-        self._hand_over()
+        self._wait_for_room()
         return False
 
-    def _hand_over(self) -> None:
-        if not self._handed_over:
-            with self._lock:
-                self._handed_over = True
-                self._work.notify_all()
+    def _wait_for_room(self) -> None:
+        """Goes on when the poller says so, or when it is others' turn; a peer that takes nothing is given up."""
+        self._full_since = monotonic()
+        self._full = True
+        self._watch()
+        if not self._timed:
+            self._time(PATIENCE)
 
-    def _tell_drainers(self) -> None:
-        if self._drainers:
-            with self._lock:
-                self._settled.notify_all()
+    def _time(self, seconds: float) -> None:
+        assert self._pump is not None
+        self._timed = True
+        self._pump.call_later(seconds, self._check)
 
-    def _is_settled(self) -> bool:
-        return self.closed or not (self._outbox.size or self._handed_over)
+    def _check(self) -> None:
+        """Rarely: one timer at a time, however often the kernel was full."""
+        self._timed = False
+        if self.closed or not self._full:
+            return
+        left = self._full_since + PATIENCE - monotonic()
+        if left > 0:
+            self._time(left)
+        else:
+            self.close("the peer takes nothing", DestroyReason.TIMEOUT)

@@ -1,8 +1,9 @@
-"""One thread that serves the plain sockets of all streams: 2,000 streams must not be 4,000 threads.
+"""One thread that serves the links and the plain sockets of all streams: 2,000 streams must not be 4,000 threads.
 
 * The poller, the timers and every callback belong to the pump's thread; nothing it runs may wait.
 * `call` is the only way in for other threads. A byte on a socketpair wakes the pump, and only when it waits.
-* An unexpected exception in a callback is logged and ends one plug at most; the pump goes on.
+* An unexpected exception in a callback is logged and ends one plug or link at most; the pump goes on.
+* What is read in one look at the poller is one turn: it is sent at its end.
 """
 
 import heapq
@@ -14,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from common.net.deadline import Deadline
 from common.net.plug import Plug, PlugOwner
@@ -25,10 +26,18 @@ __all__ = ["Plug", "PlugOwner", "Pump", "Timer"]
 
 _log = logging.getLogger(__name__)
 
+READ_BUFFER = 262_144  # bytes: 16 long cells, beyond which nothing is gained
 ACCEPTS = 64  # connections taken per wake-up: a burst is served quickly, and the streams still get their turn
 ACCEPT_PAUSE = 0.2  # seconds without accepting when descriptors run out: some streams end in that time
 ACCEPT_LOG = 60.0  # seconds between two log lines about that
 STALE_TIMERS = 64  # cancelled timers tolerated before the heap is swept: a connect's live for seconds
+
+
+class Member(Protocol):
+    """A socket that the pump serves."""
+
+    def dispose(self) -> None:
+        """Closes the socket now; idempotent, and the owner hears nothing."""
 
 
 class Timer:
@@ -53,11 +62,12 @@ class Pump:
     def __init__(self, name: str = "pump") -> None:
         self.name = name
         self.stale_timers = 0
+        self.buffer = memoryview(bytearray(READ_BUFFER))  # for one read, used up before the next: its thread only
         self._poller = Poller()
         self._calls: deque[Callable[[], object]] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
-        self._members: set[Plug | _Listener] = set()
+        self._members: set[Member] = set()
         self._waiting = False
         self._stopping = False
         self._stopped = False
@@ -98,7 +108,7 @@ class Pump:
         """
         sock.setblocking(False)
         plug = Plug(self, sock, owner, tcp=_send_at_once(sock))
-        self._adopt(plug, plug.look)
+        self.adopt(plug, plug.look)
         return plug
 
     def connect(
@@ -119,9 +129,9 @@ class Pump:
             error = failure
         plug = Plug(self, sock, owner, tcp=True, connecting=True)
         if error is None:
-            self._adopt(plug, partial(self._await, plug, timeout))
+            self.adopt(plug, partial(self._await, plug, timeout))
         else:
-            self._adopt(plug, partial(plug.broken, error))
+            self.adopt(plug, partial(plug.broken, error))
         return plug
 
     def listen(self, sock: socket.socket, accepted: Callable[[socket.socket], object]) -> Callable[[], None]:
@@ -131,7 +141,7 @@ class Pump:
         """
         sock.setblocking(False)
         listener = _Listener(self, sock, accepted)
-        self._adopt(listener, listener.watch)
+        self.adopt(listener, listener.watch)
         return partial(self.call, listener.dispose)
 
     def call(self, function: Callable[[], object]) -> None:
@@ -165,14 +175,15 @@ class Pump:
 
         self.call_later(seconds, again)
 
-    def _adopt(self, member: "Plug | _Listener", begin: Callable[[], object]) -> None:
+    def adopt(self, member: Member, begin: Callable[[], object]) -> None:
+        """Calls `begin` on the pump's thread, and disposes of the member at the end unless it is forgotten."""
         self._members.add(member)  # before looking at `_stopped`: then stop() closes it, or we do, or both
         if self._stopped:
             member.dispose()
         else:
             self.call(begin)
 
-    # ---- the pump's thread: for plugs and listeners ----
+    # ---- the pump's thread: for its members ----
 
     def _await(self, plug: Plug, timeout: float) -> None:
         """Begins to wait for a connect."""
@@ -187,7 +198,7 @@ class Pump:
         """Changes the interest in a descriptor."""
         self._poller.watch(fd, events, handler)
 
-    def forget(self, member: "Plug | _Listener") -> None:
+    def forget(self, member: Member) -> None:
         """A member has closed its socket."""
         self._members.discard(member)
 

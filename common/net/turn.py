@@ -5,9 +5,11 @@ than its thread works on what has come. A thread that is in no turn sends at onc
 """
 
 import threading
-from typing import Protocol
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
 
-from common.net.link import Link
+if TYPE_CHECKING:
+    from common.net.link import Link
 
 
 class Settles(Protocol):
@@ -25,23 +27,27 @@ class Turn(threading.local):
         self._circuits: dict[Settles, None] = {}  # in the order they spoke
         self._links: dict[Link, None] = {}
 
+    @property
+    def links(self) -> Iterable["Link"]:
+        """Those that will be flushed at its end."""
+        return self._links
+
     def begin(self) -> None:
         """From now on what is sent waits for `end`."""
         assert not self._open, "a turn in a turn"
         self._open = True
 
-    def end(self) -> list[Link]:
-        """Sends it all; returns the links that were flushed."""
+    def end(self) -> None:
+        """Sends it all."""
         circuits, self._circuits = self._circuits, {}
         try:
             for circuit in circuits:
                 circuit.settle()
         finally:
             self._open = False
-            links, self._links = list(self._links), {}
+            links, self._links = self._links, {}
             for link in links:
                 link.flush()
-        return links
 
     def settle(self, circuit: Settles) -> None:
         """The circuit has something to say: at the end of the turn, or at once."""
@@ -50,7 +56,7 @@ class Turn(threading.local):
         else:
             circuit.settle()
 
-    def flush(self, link: Link) -> None:
+    def flush(self, link: "Link") -> None:
         """The link has queued cells: likewise."""
         if self._open:
             self._links[link] = None

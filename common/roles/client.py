@@ -65,8 +65,8 @@ class Client:
         `cache`: file that keeps the directory document; with several gateways each has its own beside it.
         `progress` hears percent and a sentence while starting, `warn` a sentence when paths are too short.
         """
-        self.pump = Pump("streams")
-        self.links = Links()
+        self.pump = Pump()
+        self.links = Links(self.pump)
         self.on_hop: Callable[[int, int], None] = lambda _done, _of: None  # hears of each hop of each circuit
         self._progress = progress
         self._warn = warn

@@ -23,11 +23,12 @@ from typing import Protocol, TypeVar
 from common.errors import Closed, DestroyReason, ProtocolError, TooLarge, Unexpected
 from common.net.deadline import Deadline
 from common.net.link import Link
+from common.net.pump import Pump
 from common.net.turn import TURN
 from common.wire.cells import Bytes, Cell, Command, decode_destroy, encode_destroy
 
 MAX_CIRCUITS = 8_192  # per link: a busy pair of relays; each costs about 30 KiB of keys and tables
-MAX_LINKS = 4_096  # each is two threads and a buffer of 256 KiB
+MAX_LINKS = 4_096  # each is a descriptor, and what its peer lets wait
 LINK_BUDGET = 67_108_864  # bytes waiting on one link: eight circuits' whole windows
 BUDGET = 536_870_912  # bytes waiting on all links: beyond either, the circuit that holds the most is ended
 _LOOK_CLOSER = 8_388_608  # bytes waiting on a link below which nobody counts
@@ -41,7 +42,7 @@ Place = tuple[bytes, str, int]  # identity, host and port of a relay
 
 
 class CircuitSide(Protocol):
-    """A circuit as one of its links sees it. All methods are called on the link's reader, and never wait."""
+    """A circuit as one of its links sees it. All methods are called on the pump's thread, and never wait."""
 
     def cells(self, bodies: Sequence[Bytes]) -> None:
         """RELAY cells in order; raises `ProtocolError`, and the circuit is then failed."""
@@ -56,7 +57,7 @@ class CircuitSide(Protocol):
         """
 
     def drained(self) -> None:
-        """The link takes more of this circuit again (any thread)."""
+        """The link takes more of this circuit again."""
 
 
 class _Closing:
@@ -81,9 +82,13 @@ NewCircuit = Callable[[Link, int, bytes], CircuitSide]
 
 
 class Links:
-    """A `LinkOwner` that dispatches cells to circuits. `new_circuit` answers CREATE on accepted links."""
+    """A `LinkOwner` that dispatches cells to circuits. `new_circuit` answers CREATE on accepted links.
 
-    def __init__(self, new_circuit: NewCircuit | None = None) -> None:
+    They are served on the pump's thread.
+    """
+
+    def __init__(self, pump: Pump, new_circuit: NewCircuit | None = None) -> None:
+        self._pump = pump
         self._new_circuit = new_circuit
         self._lock = threading.Lock()  # guards the tables' shape; a link's own table is changed under it too
         self._tables: dict[Link, Table] = {}
@@ -106,12 +111,7 @@ class Links:
         if refused is not None:
             link.close(refused.name.lower(), refused)
             raise Closed("no more links are taken", refused)
-        try:
-            link.start()
-        except Closed:
-            with self._lock:
-                self._tables.pop(link, None)
-            raise
+        link.start(self._pump)
 
     def find(self, address: tuple[str, int], identity: bytes) -> Link | None:
         """The open dialled link to a relay at that address, if there is one."""
@@ -149,7 +149,7 @@ class Links:
             link.close("idle", DestroyReason.FINISHED)
 
     def close(self, deadline: Deadline) -> None:
-        """Gives what is queued to the kernel, then ends all links and joins their threads."""
+        """Gives what is queued to the kernel, then ends all links and waits until they are over."""
         with self._lock:
             self._closed = True
             links = list(self._tables)
@@ -218,26 +218,20 @@ class Links:
     def link_cells(self, link: Link, cells: list[Cell]) -> None:
         """Hands the cells to their circuits, those that follow each other together.
 
-        What that makes to be sent is sent once for all of them.
+        What that makes to be sent is sent at the turn's end, once for all of them.
         """
         table = self._tables.get(link)
         if table is None:
             return
-        flushed: list[Link] = []
-        TURN.begin()
-        try:
-            for (circuit_id, command), run in groupby(cells, _CIRCUIT_AND_COMMAND):
-                side = table.get(circuit_id)
-                if side is not None and command == Command.RELAY:
-                    self._deliver(link, circuit_id, side, side.cells, [body for _, _, body in run])
-                else:
-                    for cell in run:
-                        self._other_cell(link, table, table.get(circuit_id), cell)
-        finally:
-            flushed = TURN.end()
-        for other in flushed:
-            if other.waiting > _LOOK_CLOSER:
-                self._shed(other)
+        for (circuit_id, command), run in groupby(cells, _CIRCUIT_AND_COMMAND):
+            side = table.get(circuit_id)
+            if side is not None and command == Command.RELAY:
+                self._deliver(link, circuit_id, side, side.cells, [body for _, _, body in run])
+            else:
+                for cell in run:
+                    self._other_cell(link, table, table.get(circuit_id), cell)
+        for other in [other for other in TURN.links if other.waiting > _LOOK_CLOSER]:
+            self._shed(other)
 
     def link_drained(self, link: Link, circuit_ids: list[int]) -> None:
         """Lets the circuits go on that had stopped reading their sources."""

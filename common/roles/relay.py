@@ -71,8 +71,8 @@ class Relay:
         """
         self._identity = identity
         self._onion_keys = onion_keys
-        self.pump = Pump("streams")
-        self.links = Links(self._new_circuit)
+        self.pump = Pump()
+        self.links = Links(self.pump, self._new_circuit)
         context = server_context(identity.certificate, identity.key)
         self._listener = Listener((listen.host, listen.port), context, self.links, self._add_link, shared=shared)
         listened = Address(*self._listener.address)
@@ -125,7 +125,7 @@ class Relay:
         except Closed:
             pass  # the next look for idle links drops its buckets
 
-    # ---- circuits: a link's reader
+    # ---- circuits: the pump's thread
 
     def _new_circuit(self, link: Link, circuit_id: int, body: bytes) -> RelayCircuit:
         creates, begins = self._buckets[link]
@@ -141,7 +141,7 @@ class Relay:
         return circuit
 
     def _extend(self, circuit: RelayCircuit, action: ExtendTo) -> None:
-        """By a link that is up at once, else on a short-lived thread: a reader never waits."""
+        """By a link that is up at once, else on a short-lived thread: the pump never waits."""
         link = self.links.find((action.host, action.port), action.identity)
         if link is not None:
             self._extend_by(circuit, link, action.create)

@@ -19,6 +19,7 @@ from common.errors import Closed
 from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.listener import Listener
+from common.net.pump import Pump
 from common.net.tls import server_context
 from common.wire.cells import MAX_BODY, Cell, Command
 from tests.net.certificates import make_certificate
@@ -66,12 +67,16 @@ class _Client:
 
 
 def _serve(pipe: Connection, certificate: Path, key: Path) -> None:
-    listener = Listener(("127.0.0.1", 0), server_context(certificate, key), _Server(), Link.start)
+    pump = Pump()
+    pump.start()
+    context = server_context(certificate, key)
+    listener = Listener(("127.0.0.1", 0), context, _Server(), lambda link: link.start(pump))
     listener.start()
     pipe.send(listener.address)
     while pipe.recv():
         pipe.send(_cpu())
     listener.close(Deadline(5))
+    pump.stop(Deadline(5))
 
 
 def _cpu_of_both(pipe: Connection) -> float:
@@ -119,7 +124,9 @@ def main() -> None:
         process.start()
         client = _Client()
         link = Link.dial(ours.recv(), identity, client, Deadline(10))
-        link.start()
+        pump = Pump()
+        pump.start()
+        link.start(pump)
         _echo(link, client, 200)
         echoes = _echo(link, client, options.echoes)
         cpu = _cpu_of_both(ours)
@@ -129,6 +136,7 @@ def main() -> None:
         process.join(10)
         link.close()
         link.join(Deadline(5))
+        pump.stop(Deadline(5))
     gigabytes = cells * MAX_BODY / 1e9
     print(f"one way, long cells: {gigabytes * 1e3 / seconds:.0f} MB/s, {cpu / gigabytes:.2f} CPU s/GB")
     median, p95 = statistics.median(echoes), statistics.quantiles(echoes, n=20)[-1]

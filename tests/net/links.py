@@ -19,6 +19,7 @@ import pytest
 from common.errors import Closed
 from common.net.deadline import Deadline
 from common.net.link import Link
+from common.net.pump import Pump
 from common.net.tls import TlsSession, client_context, server_context
 from common.wire.cells import Cell, Command, encode_cell, encode_hello
 from tests.net.certificates import make_certificate
@@ -35,7 +36,7 @@ def node() -> tuple[ssl.SSLContext, bytes]:
 
 
 class Recorder:
-    """A link's owner that keeps what it is told; `on_cells` runs first, on the reader's thread."""
+    """A link's owner that keeps what it is told; `on_cells` runs first, on the pump's thread."""
 
     def __init__(self, on_cells: Callable[[Link, list[Cell]], None] = lambda link, cells: None) -> None:
         self.cells: list[Cell] = []
@@ -71,14 +72,28 @@ class Recorder:
         return self.errors[0]
 
 
+_pumps: dict[Link, Pump] = {}
+
+
+def start(link: Link) -> None:
+    """On a pump of its own, as in a process of its own."""
+    pump = _pumps[link] = Pump(f"pump of {link.name}")
+    pump.start()
+    link.start(pump)
+
+
 def end(*links: Link) -> None:
-    """Closes links and sees that their threads end."""
+    """Closes links and sees that they and their pumps end."""
     for link in links:
         link.close()
     deadline = Deadline(PATIENCE)
     for link in links:
         link.join(deadline)
-        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(f"{link.name} ")]
+        pump = _pumps.pop(link, None)
+        if pump is not None:
+            assert not pump._members
+            pump.stop(deadline)
+            assert pump.name not in [thread.name for thread in threading.enumerate()]
 
 
 def open_links(
@@ -100,7 +115,7 @@ def two_links(dialling: Recorder, accepting: Recorder) -> Iterator[tuple[Link, L
     """Two joined and started links, which end with the block."""
     links = open_links(dialling, accepting)
     for link in links:
-        link.start()
+        start(link)
     try:
         yield links
     finally:
@@ -152,7 +167,7 @@ class RawPeer:
 
 
 @contextmanager
-def raw_and_link(owner: Recorder, *, start: bool = True) -> Iterator[tuple[RawPeer, Link]]:
+def raw_and_link(owner: Recorder) -> Iterator[tuple[RawPeer, Link]]:
     """A hand-written dialling side, HELLO said, and the link that accepted it."""
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         raw = RawPeer(socket.create_connection(server.getsockname()), server_side=False)
@@ -160,8 +175,7 @@ def raw_and_link(owner: Recorder, *, start: bool = True) -> Iterator[tuple[RawPe
         raw.handshake()
         raw.hello()
         link = future.result()
-    if start:
-        link.start()
+    start(link)
     try:
         yield raw, link
     finally:

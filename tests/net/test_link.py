@@ -43,10 +43,12 @@ from tests.net.links import (
     node,
     open_links,
     raw_and_link,
+    start,
     two_links,
 )
 
 RELAY = Command.RELAY
+MUCH = 1_500  # long cells
 
 
 def in_time(work: Callable[[], None]) -> None:
@@ -58,10 +60,10 @@ def in_time(work: Callable[[], None]) -> None:
 
 
 def fill(link: Link) -> None:
-    """Sends on circuit 1 until more waits than should."""
+    """Sends on circuit 1 more than kernels take from whose peer does not read."""
 
     def send() -> None:
-        while not link.congested(1):
+        for _ in range(MUCH):
             link.send(1, RELAY, bytes(MAX_BODY))
 
     in_time(send)
@@ -115,7 +117,7 @@ def test_however_segments_are_cut_the_same_cells_come(interceptor: type[Intercep
     for link in links:
         for cell in cells:
             link.queue(*cell)
-        link.start()
+        start(link)
         link.flush()
     near.wait_for(lambda: near.cells == cells)
     far.wait_for(lambda: far.cells == cells)
@@ -135,7 +137,7 @@ def test_cells_that_came_with_the_handshake_wait_for_start() -> None:
         link = future.result()
     assert owner.cells == []
     raw.say(encode_cell(1, RELAY, b"b")[500:], encode_cell(1, RELAY, b"c"))
-    link.start()
+    start(link)
     owner.wait_for(lambda: [cell.body for cell in owner.cells] == [b"a", b"b", b"c"])
     raw.close()
     end(link)
@@ -148,7 +150,7 @@ def test_what_is_queued_before_start_is_sent() -> None:
         links[0].queue(1, RELAY, body(number, 9_000))
     in_time(links[0].flush)
     for link in links:
-        link.start()
+        start(link)
     far.wait_for(lambda: len(far.cells) == 2_000)
     end(*links)
 
@@ -216,7 +218,7 @@ def test_two_links_that_flood_each_other_from_their_readers_never_stall() -> Non
 
 
 def test_a_slow_reader_blocks_neither_queue_nor_flush_and_gets_all_in_order() -> None:
-    gate, count = Gate(), 1_500
+    gate, count = Gate(), MUCH
     far = Recorder(gate)
     with two_links(Recorder(), far) as (dialled, _):
 
@@ -258,14 +260,13 @@ def test_a_quiet_circuit_overtakes_a_bulk_circuit() -> None:
     gate = Gate()
     far = Recorder(gate)
     with two_links(Recorder(), far) as (dialled, _):
-        for _ in range(1_500):
-            dialled.send(1, RELAY, bytes(MAX_BODY))
+        fill(dialled)
         assert gate.reached.wait(PATIENCE)
         waiting = dialled.backlog(1)
         dialled.send(2, RELAY, b"me first")
         gate.open.set()
-        far.wait_for(lambda: len(far.cells) == 1_501)
-        behind = 1_500 - [cell.circuit_id for cell in far.cells].index(2)
+        far.wait_for(lambda: len(far.cells) == MUCH + 1)
+        behind = MUCH - [cell.circuit_id for cell in far.cells].index(2)
         assert behind * LONG_CELL > waiting / 2
 
 
@@ -284,8 +285,6 @@ def test_a_congested_circuit_is_reported_and_so_is_its_end() -> None:
     with two_links(near, far) as (dialled, _):
         assert not dialled.congested(1)
         fill(dialled)
-        for _ in range(1_500):  # more than the kernel takes once it has seen how fast loopback is
-            dialled.send(1, RELAY, bytes(MAX_BODY))
         dialled.send(2, RELAY, b"little")
         assert dialled.congested(1)
         before = len(near.drained)
@@ -313,13 +312,12 @@ def test_drain_waits_for_the_kernel_and_not_longer_than_its_deadline() -> None:
     far = Recorder(gate)
     with two_links(Recorder(), far) as (dialled, _):
         assert dialled.drain(Deadline(PATIENCE))
-        for _ in range(1_500):
-            dialled.send(1, RELAY, bytes(MAX_BODY))
+        fill(dialled)
         assert not dialled.drain(Deadline(0.01))
         gate.open.set()
         assert dialled.drain(Deadline(PATIENCE))
         assert dialled.backlog(1) == 0
-        far.wait_for(lambda: len(far.cells) == 1_500)
+        far.wait_for(lambda: len(far.cells) == MUCH)
 
 
 def test_a_peer_that_never_reads_ends_as_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -457,7 +455,7 @@ def test_endless_key_updates_do_not_fill_our_memory(monkeypatch: pytest.MonkeyPa
     with dialled_by_openssl() as (asker, sock):
         asker.write(encode_cell(0, Command.HELLO, encode_hello()))
         link = Link.accept(sock, node()[0], owner, Deadline(PATIENCE))
-        link.start()
+        start(link)
         deadline = Deadline(PATIENCE)
         try:
             while not link.closed and not deadline.expired:
@@ -469,12 +467,9 @@ def test_endless_key_updates_do_not_fill_our_memory(monkeypatch: pytest.MonkeyPa
     end(link)
 
 
-def test_both_owners_hear_of_an_end_once_and_threads_end() -> None:
+def test_both_owners_hear_of_an_end_once() -> None:
     near, far = Recorder(), Recorder()
-    with two_links(near, far) as (dialled, accepted):
-        names = {thread.name for thread in threading.enumerate()}
-        for link in (dialled, accepted):
-            assert {f"{link.name} reader", f"{link.name} writer"} <= names
+    with two_links(near, far) as (dialled, _):
         dialled.close("enough")
         dialled.close("again")
         assert str(near.wait_for_end()) == "enough"
@@ -502,7 +497,7 @@ def test_close_while_the_writer_is_blocked_and_the_peer_does_not_read() -> None:
         dialled.close("tired")
         assert str(near.wait_for_end()) == "tired"
         dialled.join(Deadline(PATIENCE))
-        assert not [thread for thread in threading.enumerate() if thread.name.startswith(f"{dialled.name} ")]
+        assert dialled._sock.fileno() == -1
         gate.open.set()
 
 
@@ -519,9 +514,9 @@ def test_close_before_start_is_reported_after_start() -> None:
     near, far = Recorder(), Recorder()
     dialled, accepted = open_links(near, far)
     dialled.close("changed my mind")
-    dialled.start()
+    start(dialled)
     assert str(near.wait_for_end()) == "changed my mind"
-    accepted.start()
+    start(accepted)
     far.wait_for_end()
     end(dialled, accepted)
     assert near.cells == far.cells == []

@@ -12,6 +12,7 @@ from common.errors import AuthenticationFailed, Closed, DestroyReason, TooLarge,
 from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.listener import Listener
+from common.net.pump import Pump
 from common.roles import links as links_module
 from common.roles.links import CircuitSide, Links
 from common.wire.cells import Bytes, Command
@@ -62,9 +63,12 @@ class Pair:
 
     def __init__(self) -> None:
         context, self.identity = node()
-        self.near = Links()
+        self._pumps = Pump("near"), Pump("far")
+        for pump in self._pumps:
+            pump.start()
+        self.near = Links(self._pumps[0])
         self.sides: dict[int, Side] = {}
-        self.far = Links(self._new)
+        self.far = Links(self._pumps[1], self._new)
         self._listener = Listener(("127.0.0.1", 0), context, self.far, self.far.add)
         self._listener.start()
         self.address = self._listener.address
@@ -95,6 +99,8 @@ class Pair:
         self._listener.close(deadline)
         self.near.close(deadline)
         self.far.close(deadline)
+        for pump in self._pumps:
+            pump.stop(deadline)
 
 
 @contextmanager

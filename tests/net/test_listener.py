@@ -18,7 +18,7 @@ from common.net.link import Link
 from common.net.listener import Listener
 from common.wire.cells import Cell, Command
 from tests.helpers import say_no_more
-from tests.net.links import PATIENCE, RawPeer, Recorder, end, node
+from tests.net.links import PATIENCE, RawPeer, Recorder, end, node, start
 
 
 class Host(Recorder):
@@ -32,7 +32,7 @@ class Host(Recorder):
         with self._changed:
             self.links.append(link)
             self._changed.notify_all()
-        link.start()
+        start(link)
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def listening(
 def dial(listener: Listener, owner: Recorder) -> Link:
     """A started link to the listener."""
     link = Link.dial(listener.address, node()[1], owner, Deadline(PATIENCE))
-    link.start()
+    start(link)
     return link
 
 
@@ -101,14 +101,14 @@ def test_a_taken_port_is_a_configuration_error() -> None:
     with listening(Host()) as listener:
         port = listener.address[1]
         with pytest.raises(ConfigError) as caught:
-            Listener(("127.0.0.1", port), node()[0], Host(), Link.start)
+            Listener(("127.0.0.1", port), node()[0], Host(), Link.close)
     assert str(caught.value) == f"cannot listen on 127.0.0.1:{port}: address already in use; choose another port"
 
 
 @pytest.mark.parametrize("address", [("192.0.2.1", 0), ("a" * 70, 1), ("127.0.0.1", 70_000)])
 def test_an_impossible_address_is_a_configuration_error(address: tuple[str, int]) -> None:
     with pytest.raises(ConfigError, match=f"cannot listen on {address[0]}:{address[1]}: "):
-        Listener(address, node()[0], Host(), Link.start)
+        Listener(address, node()[0], Host(), Link.close)
 
 
 def test_a_port_is_free_again_at_once() -> None:
@@ -211,7 +211,7 @@ def test_close_breaks_off_handshakes_and_lets_links_live() -> None:
 
 
 def test_close_without_start() -> None:
-    Listener(("127.0.0.1", 0), node()[0], Host(), Link.start).close(Deadline(PATIENCE))
+    Listener(("127.0.0.1", 0), node()[0], Host(), Link.close).close(Deadline(PATIENCE))
 
 
 def test_a_broken_owner_does_not_end_the_listener(caplog: pytest.LogCaptureFixture) -> None:
