@@ -15,7 +15,7 @@ import socket
 import struct
 import sys
 
-QUEUE_TIME = 0.010  # seconds: the writer wakes up within half of that, also on a busy machine
+QUEUE_TIME = 0.010  # seconds: the pump comes round within half of that, also on a busy machine
 LEAST = 16_384  # bytes: one long cell
 MOST = 131_072  # bytes: two batches of a link
 SHORT_PATH = 0.001  # seconds there and back: relays in one house
@@ -28,7 +28,7 @@ _LINUX = sys.platform == "linux"
 
 
 class KernelQueue:
-    """Of one connected TCP socket. Any thread; raises `OSError` when the socket is closed."""
+    """Of one connected TCP socket; raises `OSError` when the socket is closed."""
 
     __slots__ = ("_sock", "allowed")
 

@@ -4,8 +4,8 @@ The pump's thread reads, encrypts, sends and calls the owner; what is received m
 thread may queue cells and ask for them to be sent. Nobody waits for the peer: two relays that wait to send would
 wait for each other for ever.
 
-`_lock` guards the outbox, `closed` and the wishes of other threads. It is held for a few operations only, and
-never while the owner is called.
+`_lock` guards the outbox, `closed` and who waits in `drain`. It is held for a few operations only, and never while
+the owner is called.
 
 Nothing is encrypted while ciphertext waits for the kernel: what is encrypted has its place in the order for good,
 and scheduling is the outbox's.

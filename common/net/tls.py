@@ -1,4 +1,4 @@
-"""TLS 1.3 over memory: a session has no socket inside, so reading and writing it need not be one thread's.
+"""TLS 1.3 over memory: a session has no socket inside, so many records are one system call.
 
 The listening side's certificate is self-signed and its Ed25519 key *is* its identity (32 bytes). The dialling
 side shows none and compares the identity with the one it expects; TLS 1.3 proves possession of the key
@@ -37,7 +37,7 @@ def client_context() -> ssl.SSLContext:
 
 
 class TlsSession:
-    """One end of a TLS connection as bytes in and bytes out. Not thread-safe: the owner holds a lock."""
+    """One end of a TLS connection as bytes in and bytes out. Not thread-safe."""
 
     def __init__(self, context: ssl.SSLContext, *, server_side: bool) -> None:
         self._incoming = ssl.MemoryBIO()

@@ -1,7 +1,7 @@
 """One end of a live circuit, the client's or the exit's, and the plain sockets joined to its streams.
 
 The circuit's lock guards its state machine and the order in which sealed cells are queued: decide and record under
-it; sockets are written to, cells sealed and links flushed after it, at the end of the thread's turn. Lock order:
+it; sockets are written to, cells sealed and links flushed after it, at the end of the turn. Lock order:
 circuit, then link; a plug is never called with the circuit's lock held.
 """
 
@@ -71,7 +71,7 @@ class Attachment:
             self.circuit.taken(self.stream_id, taken)
         return True
 
-    # ---- from the circuit: the link's reader
+    # ---- from the circuit: the pump's thread
 
     def deliver(self, pieces: Sequence[Bytes]) -> None:
         """Bytes for the application."""
@@ -317,7 +317,7 @@ class CircuitEnd:
         """What will carry a stream that the other side opens: an exit's."""
         raise AssertionError("only an exit is asked to")
 
-    # ---- the link's reader
+    # ---- the pump's thread
 
     def perform(self, action: Action, attachment: Attachment | None) -> None:
         """Does what the machine asks about streams; the rest is the subclass's."""

@@ -178,7 +178,7 @@ class ClientCircuit(CircuitEnd):
         TURN.settle(self)
 
     def resolve(self, question: Question) -> None:
-        """Looks a name up at the exit, which answers on the link's reader. Raises as `begin`."""
+        """Looks a name up at the exit, which answers on the pump's thread. Raises as `begin`."""
         question.tries += 1
         with self.lock:
             if self.closed:
@@ -214,7 +214,7 @@ class ClientCircuit(CircuitEnd):
             wish.trace.begin(self, stream_id)
             self.origin.tap(wish.trace.record)
 
-    # ---- CircuitSide: the link's reader
+    # ---- CircuitSide: the pump's thread
 
     def cells(self, bodies: Sequence[Bytes]) -> None:
         """From the relays."""

@@ -378,7 +378,7 @@ class CircuitPool:
             self._build_missing()
 
     def _ended(self, circuit: ClientCircuit) -> None:
-        """A circuit ended; on its link's reader, so nothing here waits."""
+        """A circuit ended; on the pump's thread, so nothing here waits."""
         with self._changed:
             self._close_reasons[circuit.ended_by or DestroyReason.FINISHED] += 1
             self._retired = [other for other in self._retired if other is not circuit]

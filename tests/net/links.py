@@ -75,11 +75,12 @@ class Recorder:
 _pumps: dict[Link, Pump] = {}
 
 
-def start(link: Link) -> None:
-    """On a pump of its own, as in a process of its own."""
+def start(link: Link) -> Pump:
+    """On a pump of its own, as in a process of its own; `end` stops it."""
     pump = _pumps[link] = Pump(f"pump of {link.name}")
     pump.start()
     link.start(pump)
+    return pump
 
 
 def end(*links: Link) -> None:
@@ -91,7 +92,6 @@ def end(*links: Link) -> None:
         link.join(deadline)
         pump = _pumps.pop(link, None)
         if pump is not None:
-            assert not pump._members
             pump.stop(deadline)
             assert pump.name not in [thread.name for thread in threading.enumerate()]
 

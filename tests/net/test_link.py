@@ -19,6 +19,7 @@ from common.net.deadline import Deadline
 from common.net.kernel_queue import ARRIVED
 from common.net.link import Link
 from common.net.outbox import HIGH_WATER, LOW_WATER
+from common.net.pump import Pump
 from common.wire.cells import (
     LONG_CELL,
     MAX_BODY,
@@ -98,6 +99,7 @@ def test_cells_go_both_ways_and_links_know_who_dialled() -> None:
         far.wait_for(lambda: far.cells == [Cell(5, Command.CREATE, b"please")])
         accepted.send(5, Command.CREATED, body(1))
         near.wait_for(lambda: near.cells == [Cell(5, Command.CREATED, body(1))])
+        assert dialled.drain(Deadline(PATIENCE)) and accepted.drain(Deadline(PATIENCE))  # and all is counted
         assert (dialled.cells_out, dialled.cells_in) == (1, 1)
         assert accepted.bytes_in == dialled.bytes_out > SHORT_CELL
         assert dialled.bytes_in == accepted.bytes_out > LONG_CELL
@@ -197,7 +199,8 @@ def test_too_large_a_body_is_refused_and_the_link_lives() -> None:
 # ---- nobody waits
 
 
-def test_two_links_that_flood_each_other_from_their_readers_never_stall() -> None:
+@pytest.mark.parametrize("pumps", [1, 2])
+def test_two_links_that_send_back_all_they_get_never_stall(pumps: int) -> None:
     goal, seeds = 6_000, 700  # 11 MiB under way in each direction: more than two sockets hold
 
     def answer(link: Link, cells: list[Cell]) -> None:
@@ -205,16 +208,49 @@ def test_two_links_that_flood_each_other_from_their_readers_never_stall() -> Non
             link.send(*cell)
 
     near, far = Recorder(answer), Recorder(answer)
-    with two_links(near, far) as links:
+    links = open_links(near, far)
+    pump = start(links[0])
+    if pumps == 1:
+        links[1].start(pump)
+    else:
+        start(links[1])
 
-        def sow() -> None:
-            for number in range(seeds):
-                for link in links:
-                    link.send(1 + number % 5, RELAY, bytes(MAX_BODY))
+    def sow() -> None:
+        for number in range(seeds):
+            for link in links:
+                link.send(1 + number % 5, RELAY, bytes(MAX_BODY))
 
-        in_time(sow)
-        near.wait_for(lambda: len(near.cells) >= goal)
-        far.wait_for(lambda: len(far.cells) >= goal)
+    in_time(sow)
+    near.wait_for(lambda: len(near.cells) >= goal)
+    far.wait_for(lambda: len(far.cells) >= goal)
+    end(*links[::-1])
+
+
+def test_a_link_that_floods_leaves_others_of_its_process_their_turn() -> None:
+    """The cells of the one and of the other are read by one thread."""
+
+    def again(link: Link, cells: list[Cell]) -> None:
+        link.send(1, RELAY, b"more, please")
+
+    def flood(link: Link, cells: list[Cell]) -> None:
+        while not link.congested(1):
+            link.queue(1, RELAY, bytes(MAX_BODY))
+        link.flush()
+
+    taken, quiet = Recorder(again), Recorder()
+    taking, flooding = open_links(taken, Recorder(flood))
+    ours, theirs = open_links(quiet, Recorder(lambda link, cells: link.send(*cells[0])))
+    pump = start(taking)
+    ours.start(pump)
+    for link in (flooding, theirs):
+        start(link)
+    again(taking, [])
+    for number in range(1, 6):
+        flooded = len(taken.cells)
+        taken.wait_for(lambda flooded=flooded: len(taken.cells) > flooded + 100)  # type: ignore[misc]
+        ours.send(2, RELAY, b"and I?")
+        quiet.wait_for(lambda number=number: len(quiet.cells) == number)  # type: ignore[misc]
+    end(ours, taking, flooding, theirs)
 
 
 def test_a_slow_reader_blocks_neither_queue_nor_flush_and_gets_all_in_order() -> None:
@@ -522,12 +558,66 @@ def test_close_before_start_is_reported_after_start() -> None:
     assert near.cells == far.cells == []
 
 
-def test_an_owners_bug_ends_its_link_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_owners_bug_ends_its_link_and_no_other_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     def broken(link: Link, cells: list[Cell]) -> None:
         raise KeyError("bug")
 
-    far = Recorder(broken)
-    with caplog.at_level(logging.ERROR), two_links(Recorder(), far) as (dialled, _):
+    far, other = Recorder(broken), Recorder()
+    with caplog.at_level(logging.ERROR), two_links(Recorder(), far) as (dialled, accepted):
+        one, beside = open_links(Recorder(), other)
+        start(one)
+        assert accepted._pump
+        beside.start(accepted._pump)
         dialled.send(1, RELAY, b"x")
         assert far.wait_for_end().reason == DestroyReason.INTERNAL
+        one.send(1, RELAY, b"y")
+        other.wait_for(lambda: len(other.cells) == 1)
+        end(one, beside)
     assert "KeyError" in caplog.text
+
+
+def test_a_pump_that_stops_ends_its_links_and_their_owners_hear_nothing() -> None:
+    near, far = Recorder(), Recorder()
+    with two_links(near, far) as (dialled, _):
+        assert dialled._pump
+        dialled._pump.stop(Deadline(PATIENCE))
+        dialled.join(Deadline(PATIENCE))
+        assert dialled.closed
+        far.wait_for_end()
+        dialled.send(1, RELAY, b"into nothing")
+        assert not dialled.drain(Deadline(PATIENCE))
+    assert not near.errors
+
+
+def test_a_link_that_is_started_on_a_stopped_pump_is_closed() -> None:
+    pump, far = Pump(), Recorder()
+    pump.stop(Deadline(PATIENCE))
+    dialled, accepted = open_links(Recorder(), far)
+    dialled.start(pump)
+    assert dialled.closed
+    start(accepted)
+    far.wait_for_end()
+    end(dialled, accepted)
+
+
+def test_a_link_closed_by_another_thread_while_it_starts_is_forgotten_and_its_owner_told_once() -> None:
+    pump = Pump()
+    pump.start()
+    try:
+        for _ in range(50):
+            near = Recorder()
+            dialled, accepted = open_links(near, Recorder())
+            with ThreadPoolExecutor(1) as pool:
+                closing = pool.submit(dialled.close)
+                dialled.start(pump)
+                closing.result(PATIENCE)
+            near.wait_for_end()
+            accepted.close()
+            dialled.join(Deadline(PATIENCE))
+            assert len(near.errors) == 1
+        settled = threading.Event()
+        pump.call(settled.set)
+        assert settled.wait(PATIENCE)
+        assert not pump._members
+    finally:
+        pump.stop(Deadline(PATIENCE))
