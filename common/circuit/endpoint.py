@@ -250,13 +250,18 @@ class Endpoint:
             return 0
         room = self._window_left()
         if room > 0:
-            return min(limit, max(room, self.max_data))  # no slivers
+            return min(limit, self._whole_cells(room))
         sent = self._send_window.sent + self.packing.unsealed
         return min(limit, QUIET) if room > -OVERDRAFT and stream.quiet(QUIET, sent, self._congestion.window) else 0
 
     def has_room(self) -> bool:
         """Whether the circuit leaves room for DATA of any stream: by its limit, and by the congestion window."""
         return self._window_left() > 0 and self._send_window.left > self.packing.unsealed
+
+    def _whole_cells(self, room: int) -> int:
+        """Bytes of DATA that fill cells: about `room`, which on a slow path is often less than a cell."""
+        whole = room - (room + self.packing.unsealed) % self.max_data
+        return whole if whole > 0 else whole + self.max_data
 
     def _limit(self, stream: Stream) -> int:
         """Bytes that the limits of stream and circuit leave."""

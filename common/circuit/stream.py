@@ -138,6 +138,7 @@ class Stream:
     __slots__ = (
         "_recent",
         "_recent_from",
+        "_sent_at",
         "advances",
         "may_send",
         "receive_window",
@@ -156,6 +157,7 @@ class Stream:
         self.advances = learned > STREAM_WINDOW  # its window is larger than the other side knows yet
         self._recent = 0  # bytes it sent since the circuit had sent `_recent_from`
         self._recent_from = 0
+        self._sent_at = 0  # what the circuit had sent then
 
     def sent(self, count: int, circuit_sent: int, period: int) -> None:
         """It sends `count` bytes, which its limit allows; counts those in each `period` bytes of the circuit."""
@@ -163,10 +165,11 @@ class Stream:
         if circuit_sent - self._recent_from >= period:
             self._recent, self._recent_from = 0, circuit_sent
         self._recent += count
+        self._sent_at = circuit_sent + count
 
     def quiet(self, count: int, circuit_sent: int, period: int) -> bool:
-        """Whether it has sent less than `count` bytes in the current period."""
-        return self._recent < count or circuit_sent - self._recent_from >= period
+        """Whether it has sent less than `count` bytes in its last period, or nothing since another has passed."""
+        return self._recent < count or circuit_sent - self._sent_at >= period
 
     def step(self, event: Event) -> State:
         """Moves on and returns the state that was left; raises `Unexpected`."""

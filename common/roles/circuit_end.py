@@ -28,7 +28,7 @@ from common.net.turn import TURN
 from common.wire.cells import Bytes, Command
 from common.wire.messages import IPAddress
 
-READ_AHEAD = 63_420  # bytes read from a socket at once: four long cells of DATA in the fernet suite
+READ_AHEAD = 4  # full cells of DATA read from a socket at once
 SEAL_AT = 31_710  # bytes of DATA that do not wait for the turn's end: full cells gain nothing, and links are idle
 
 
@@ -123,7 +123,7 @@ class Attachment:
 
     def plug_wants(self, plug: Plug) -> int:
         """What the windows and the link's outbox have room for."""
-        return min(self.circuit.sendable(self.stream_id), READ_AHEAD)
+        return min(self.circuit.sendable(self.stream_id), READ_AHEAD * self.circuit.endpoint.max_data)
 
     def plug_received(self, plug: Plug, data: bytes) -> None:
         """Bytes from the application."""

@@ -57,6 +57,30 @@ def test_a_stream_fills_the_congestion_window_and_then_waits_for_a_receipt() -> 
     assert end.sendable(1) >= CELL, "no slivers"
 
 
+def test_a_window_that_opens_by_parts_of_cells_is_used_by_whole_ones() -> None:
+    """On a slow path a receipt makes room for less than a cell: each that is not full would carry padding."""
+    end = client()
+    fill(end, 1)
+    end.take_cells(0.0)
+    for step in range(1, 30):  # within the window of the stream
+        answer(end, step / 10)
+        while size := end.sendable(1):
+            assert size % CELL == 0
+            end.send(1, bytes(size))
+            assert end._send_window.flying + end.packing.unsealed < end._congestion.window + CELL
+        for cell in end.take_cells(step / 10):
+            sizes = [len(message.data) for message in decode_messages(cell) if isinstance(message, Data)]
+            assert sizes in ([CELL], [])  # a mark may need a cell of its own
+
+
+def test_what_is_begun_is_filled_up() -> None:
+    end = client(2)
+    end.send(1, bytes(10_000))
+    assert end.sendable(2) % CELL == CELL - 10_000
+    end._congestion.window = 12_000
+    assert end.sendable(2) == CELL - 10_000
+
+
 def test_nothing_to_send_is_no_message() -> None:
     """An empty DATA would end the circuit."""
     end = client()
@@ -82,6 +106,21 @@ def test_a_quiet_stream_need_not_wait_for_room() -> None:
     assert end.sendable(2) == QUIET
     end.send(2, bytes(64))
     assert end.sendable(2) == QUIET
+
+
+def test_a_stream_that_sent_much_is_quiet_again_only_when_another_window_has_gone_by_without_it() -> None:
+    end = client(2)
+    fill(end, 1)
+    end.take_cells(0.0)
+    may = set()
+    for step in range(1, 30):
+        answer(end, step / 1_000)
+        fill(end, 2)
+        end.take_cells(step / 1_000)
+        gone = end._send_window.sent - end._streams[1]._sent_at >= end._congestion.window
+        may.add((gone, end.sendable(1)))
+    assert may >= {(False, 0), (True, QUIET)}
+    assert (False, QUIET) not in may
 
 
 def test_a_stream_that_is_not_quiet_waits_and_all_together_take_no_more_than_the_overdraft() -> None:
