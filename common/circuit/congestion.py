@@ -32,8 +32,11 @@ MIN_STEP = 12 * 2**10  # bytes from mark to mark, at least: a nearly full cell; 
 QUEUE_SIZE = 16 * 2**10  # bytes of queue that a circuit with a window of 256 KiB keeps; it grows as its root
 QUEUE_WORK = 3_000.0  # allowed seconds of queue times bytes of window: 12 ms at 256 KiB; but not less than
 LEAST_QUEUE_TIME = 0.005  # seconds,
-QUEUE_SHARE = 0.1  # and this part of the base round trip: what wavers is larger on long paths; and never more than
+QUEUE_SHARE = 0.1  # this part of the base round trip, since what wavers is larger on long paths,
+WAVER_PART = 1 / 4  # and this part of what a round's trips differ by: links that lose segments stop and catch up,
+MOST_WAVER = 0.35  # but no more for that than this part of the base; and never more in all than
 MOST_QUEUE_TIME = 0.060  # seconds
+WAVER_SMOOTHING = 1 / 4  # of the way to what a round shows
 MEMORY = 4  # rounds of which the least round trip counts
 SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
 FREE_ROUNDS = 3  # more rounds at the limit with the allowed queue than with more, and it grows quickly again
@@ -70,10 +73,12 @@ class CongestionWindow:
         "_latest",
         "_least",
         "_limited",
+        "_most",
         "_probing",
         "_put_by",
         "_recent",
         "_round_end",
+        "_spread",
         "_stale",
         "_starting",
         "_told",
@@ -95,7 +100,9 @@ class CongestionWindow:
         # once: it takes two round trips, and many transfers are over by then.
         self._unconfirmed = BASE_AGE - FIRST_LOOK
         self._latest: list[float] = []  # round trips
-        self._least = _NEVER  # round trip of this round
+        self._least = _NEVER  # round trip of this round, and
+        self._most = 0.0
+        self._spread = 0.0  # what rounds' trips differ by
         self._recent: list[float] = []  # the least round trips of the last rounds
         self._round_end = 0
         self._limited = self._was_limited = False  # the window held something back, in this round and the last
@@ -127,6 +134,7 @@ class CongestionWindow:
                 self._unconfirmed = 0.0
             self.base = round_trip
         self._least = min(self._least, round_trip)
+        self._most = max(self._most, round_trip)
         self._latest = [*self._latest[1 - _LATEST :], round_trip]
         if self._starting:
             self._start(newly)
@@ -154,7 +162,8 @@ class CongestionWindow:
     @property
     def _noise(self) -> float:
         """Seconds by which round trips waver without a queue."""
-        return max(LEAST_QUEUE_TIME, self.base * QUEUE_SHARE)
+        waver = min(self._spread * WAVER_PART, self.base * MOST_WAVER)
+        return max(LEAST_QUEUE_TIME, self.base * QUEUE_SHARE, waver)
 
     def _start(self, newly: int) -> None:
         """Slow start."""
@@ -181,6 +190,8 @@ class CongestionWindow:
 
     def _end_round(self) -> None:
         least, self._least = self._least, _NEVER
+        self._spread += (self._most - least - self._spread) * WAVER_SMOOTHING
+        self._most = 0.0
         limited = self._limited or self._was_limited
         self._limited, self._was_limited = False, self._limited
         self._unconfirmed += least

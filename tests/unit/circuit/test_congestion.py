@@ -124,6 +124,25 @@ def test_a_link_that_stands_still_for_a_moment_now_and_then_costs_little() -> No
     assert circuit.got(4, 12) / 8 > 0.7 * 200 * MBIT
 
 
+def test_round_trips_that_waver_keep_more_on_its_way() -> None:
+    """The same shortest round trip, 40 ms above the base: all alike it is a queue, else a link may have stood still."""
+    windows = []
+    for longest in (190 * MS, 290 * MS, 390 * MS, 5.0):
+        congestion = CongestionWindow(CIRCUIT_WINDOW)
+        congestion._starting = False
+        congestion._set(2**22)
+        congestion.measured(0.0, 150 * MS, CELL, CELL, CELL)
+        for number in range(1, 201):  # each answers a whole round of four
+            time = 190 * MS if number % 4 else longest
+            sent = (number + 4 - number % 4) * CELL
+            congestion.measured(number / 10, time, CELL, number * CELL, sent)
+        windows.append(congestion.window)
+    steady, some, more, most = windows
+    assert steady < some < more <= most
+    assert more > 1.5 * steady
+    assert most <= 2 * more, "what is allowed for it has an end"
+
+
 def test_a_pause_changes_nothing() -> None:
     path = constant(50)
     circuit = path.circuit(100 * MS, hungry=lambda now: now < 5 or now > 25)
