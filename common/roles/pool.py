@@ -28,6 +28,7 @@ from common.net.pump import Pump
 from common.roles.client_circuit import ClientCircuit
 from common.roles.guard_keeper import GuardKeeper
 from common.roles.links import Links
+from common.roles.live_circuits import LiveCircuits
 from common.roles.path_choice import PathChooser, PathWishes
 from common.roles.wish import MAX_TRIES, Wish
 
@@ -71,7 +72,7 @@ class CircuitPool:
         self._on_hop = on_hop
         # Guards all below; a leaf: no circuit, link or plug is called with it held.
         self._changed = threading.Condition()
-        self._circuits: list[ClientCircuit] = []
+        self._circuits = LiveCircuits()
         self._retired: list[ClientCircuit] = []  # take no new streams
         self._waiting: list[Wish] = []
         self._building = 0
@@ -94,11 +95,16 @@ class CircuitPool:
 
     def assign(self, wish: Wish) -> None:
         """Gives a wish a circuit, now or when one is built; never waits."""
+        if self._assign(wish):
+            self._build_missing()
+
+    def _assign(self, wish: Wish) -> bool:
+        """As `assign`; tells whether a circuit may be missing now."""
         while not wish.settled:
             if wish.tries >= MAX_TRIES:
                 if not wish.pending:
                     wish.fail(EndReason.POLICY if wish.avoid else EndReason.CIRCUIT_CLOSED)
-                return
+                return False
             circuit = self._claim(wish)
             if circuit is None:
                 break
@@ -106,15 +112,14 @@ class CircuitPool:
                 wish.ask(circuit)
             except (Closed, ProtocolError):
                 continue  # it ended this moment, or has no stream id left
-            if circuit.endpoint.used_streams == 1:  # it was a spare one
-                self._build_missing()
-            return
+            return circuit.endpoint.used_streams == 1  # it was a spare one
         if self._closed:
             wish.fail(EndReason.CIRCUIT_CLOSED)
-        elif not wish.pending and self._hopeless(wish):
+            return False
+        if not wish.pending and self._hopeless(wish):
             wish.fail(EndReason.POLICY)
-        else:
-            self._build_missing()
+            return False
+        return True
 
     def hurry(self, wish: Wish) -> float:
         """Asks one more circuit when those asked have not answered in time; never waits.
@@ -195,7 +200,7 @@ class CircuitPool:
         """Ends all circuits; builders end when their links do."""
         with self._changed:
             self._closed = True
-            circuits, waiting = self._circuits + self._retired, list(self._waiting)
+            circuits, waiting = [*self._circuits, *self._retired], list(self._waiting)
             self._changed.notify_all()
         for wish in waiting:
             wish.fail(EndReason.CIRCUIT_CLOSED)
@@ -216,24 +221,17 @@ class CircuitPool:
                 return None
             if wish.era is None:
                 wish.era = self._era
-            unused: ClientCircuit | None = None
-            for circuit in self._circuits:
-                if circuit.isolation is not None and not _shared(circuit, wish):
-                    continue
-                if circuit in wish.asked:
-                    continue
-                if circuit.worn or circuit.closed or not wish.fits(circuit.exit.descriptor):
-                    continue
-                if circuit.isolation is not None:
+            circuits = self._circuits
+            for circuit in circuits.of(wish.isolation, wish.era):
+                if _serves(circuit, wish):
                     return circuit
-                unused = unused or circuit
-            if unused is not None:
-                unused.isolation = wish.isolation
-                unused.era = wish.era
-                unused.used_at = monotonic()
-            elif wish not in self._waiting:
+            for circuit in circuits.unused:
+                if _serves(circuit, wish):
+                    circuits.give(circuit, wish.isolation, wish.era, monotonic())
+                    return circuit
+            if wish not in self._waiting:
                 self._waiting.append(wish)
-            return unused
+            return None
 
     def _hopeless(self, wish: Wish) -> bool:
         """Whether no listed relay would serve it."""
@@ -242,10 +240,9 @@ class CircuitPool:
     def _retire(self, old: Callable[[ClientCircuit], bool]) -> None:
         """Takes circuits out of use, and ends those on which nothing runs any more."""
         with self._changed:
-            self._retired += [circuit for circuit in self._circuits if old(circuit)]
-            self._circuits = [circuit for circuit in self._circuits if circuit not in self._retired]
-            over = [circuit for circuit in self._retired if not circuit.attachments]
-            self._retired = [circuit for circuit in self._retired if circuit not in over]
+            retired = self._retired + self._circuits.take(old)
+            over = {circuit for circuit in retired if not circuit.attachments}
+            self._retired = [circuit for circuit in retired if circuit not in over]
         for circuit in over:
             circuit.end()
 
@@ -254,9 +251,9 @@ class CircuitPool:
     def _build_missing(self) -> None:
         with self._changed:
             self._waiting = [wish for wish in self._waiting if not wish.settled]
-            unused = sum(circuit.isolation is None for circuit in self._circuits)
             # Unused ones do not count against wishes: those wait because none of these exits serves them.
-            wanted = len({(wish.era, wish.isolation) for wish in self._waiting}) + max(0, SPARE - unused)
+            spare = max(0, SPARE - len(self._circuits.unused))
+            wanted = len({(wish.era, wish.isolation) for wish in self._waiting}) + spare
             count = 0 if self._closed else min(wanted, MAX_BUILDING) - self._building
             threads = [
                 threading.Thread(target=self._run, name="builder", daemon=True) for _ in range(max(0, count))
@@ -295,7 +292,7 @@ class CircuitPool:
             self._build_times.append(circuit.build_seconds)
             gone = self._closed or circuit.closed
             if not gone:
-                self._circuits.append(circuit)
+                self._circuits.add(circuit)
             self._changed.notify_all()
         if gone:
             circuit.end()
@@ -373,23 +370,21 @@ class CircuitPool:
         with self._changed:
             waiting, self._waiting = self._waiting, []
         for wish in waiting:
-            self.assign(wish)
-        if not waiting and not self._closed:
-            self._build_missing()
+            self._assign(wish)
+        self._build_missing()
 
     def _ended(self, circuit: ClientCircuit) -> None:
         """A circuit ended; on the pump's thread, so nothing here waits."""
         with self._changed:
             self._close_reasons[circuit.ended_by or DestroyReason.FINISHED] += 1
             self._retired = [other for other in self._retired if other is not circuit]
-            if circuit not in self._circuits:
+            if not self._circuits.remove(circuit):
                 return
-            self._circuits.remove(circuit)
         if circuit.ended_by not in (DestroyReason.FINISHED, None):
             self._refresh()
         self._build_missing()
 
 
-def _shared(circuit: ClientCircuit, wish: Wish) -> bool:
-    """Whether a wish may join the streams of a circuit."""
-    return (circuit.isolation, circuit.era) == (wish.isolation, wish.era)
+def _serves(circuit: ClientCircuit, wish: Wish) -> bool:
+    """Whether it takes another stream, to where the wish goes, and was not asked by it before."""
+    return not (circuit in wish.asked or circuit.worn or circuit.closed) and wish.fits(circuit.exit.descriptor)
