@@ -16,7 +16,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import chain, count, groupby
 from time import monotonic
 from typing import Protocol
@@ -34,6 +34,7 @@ from common.wire.framing import CellReader
 
 BATCH = QUANTUM  # bytes encrypted at once: enough for one system call, little enough to stay in order
 ROUNDS = 16  # batches one link sends in a turn: others of the process wait for no more than 1 MiB
+HEAVY = 8_388_608  # bytes in the outbox below which the owner is not troubled
 MAX_BACKLOG = 268_435_456  # bytes in the outbox: owners end circuits long before; this is the last resort
 _NOTHING = memoryview(b"")
 
@@ -50,6 +51,9 @@ class LinkOwner(Protocol):
 
     def link_drained(self, link: "Link", circuit_ids: list[int]) -> None:
         """These circuits' backlogs were above `HIGH_WATER` and fell below `LOW_WATER` by sending."""
+
+    def link_heavy(self, link: "Link") -> None:
+        """More than `HEAVY` waits after its kernel was given what it takes."""
 
     def link_closed(self, link: "Link", error: Closed) -> None:
         """Exactly once for each started link, after the last `link_cells`; not when its pump was stopped."""
@@ -166,8 +170,11 @@ class Link:
             return  # `start` does
         if not pump.on_pump_thread():
             self._ask(pump)
-        elif self._outbox.size and not self._full:
+            return
+        if self._outbox.size and not self._full:
             self._guarded(self._send_batches)
+        if self._outbox.size > HEAVY:
+            pump.call(self._tell_weight)  # not now: what the owner does about it is to be sent too
 
     def send(self, circuit_id: int, command: int, body: Bytes) -> None:
         """`queue`, then `flush`."""
@@ -213,6 +220,7 @@ class Link:
             if self.closed or pump is None:
                 return False
             self._drainers.append(drained)
+        assert not pump.on_pump_thread(), "it would wait for itself"
         self._ask(pump)
         return drained.wait(deadline.left()) and not self.closed
 
@@ -265,7 +273,7 @@ class Link:
             self._end()
             return
         self.flush()
-        self._watch()
+        self._guarded(self._watch)
         if not self._outbox.size and not self._full:
             self._tell_drainers()
 
@@ -406,6 +414,10 @@ class Link:
         self._watch()
         if not self._timed:
             self._time(PATIENCE)
+
+    def _tell_weight(self) -> None:
+        if self._outbox.size > HEAVY:
+            self._guarded(partial(self._owner.link_heavy, self))
 
     def _time(self, seconds: float) -> None:
         assert self._pump is not None

@@ -218,11 +218,13 @@ class Pump:
                         calls.popleft()()
                     except Exception:
                         self._bug()
-                timeout = self._run_timers() if self._timers else None
+                if self._timers:
+                    self._run_timers()
                 try:
                     TURN.end()
                 except Exception:
                     self._bug()
+                timeout = self._until_timer() if self._timers else None  # the turn's end may have made one
                 if self._stopping:
                     return
                 self._waiting = True  # before looking: who calls after the look rings
@@ -231,8 +233,12 @@ class Pump:
         finally:
             self._close_all()
 
-    def _run_timers(self) -> float | None:
-        """Runs what is due; returns the seconds until the next timer."""
+    def _until_timer(self) -> float:
+        """Seconds until the next timer, which may be a cancelled one."""
+        return max(0.0, self._timers[0][0] - time.monotonic())
+
+    def _run_timers(self) -> None:
+        """Runs what is due."""
         timers, now = self._timers, time.monotonic()
         if self.stale_timers > STALE_TIMERS and self.stale_timers * 2 > len(timers):
             self.stale_timers = 0
@@ -242,7 +248,7 @@ class Pump:
             when, _, timer = timers[0]
             function = timer.function
             if function is not None and when > now:
-                return when - now
+                return
             heapq.heappop(timers)
             if function is None:
                 self.stale_timers -= 1
@@ -252,7 +258,6 @@ class Pump:
                     function()
                 except Exception:
                     self._bug()
-        return None
 
     def _bug(self) -> None:
         _log.exception("%s: unexpected error in a callback", self.name)

@@ -4,12 +4,14 @@ So the messages of many streams share a cell, and the cells of many circuits a s
 than its thread works on what has come. A thread that is in no turn sends at once.
 """
 
+import logging
 import threading
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from common.net.link import Link
+
+_logger = logging.getLogger(__name__)
 
 
 class Settles(Protocol):
@@ -27,11 +29,6 @@ class Turn(threading.local):
         self._circuits: dict[Settles, None] = {}  # in the order they spoke
         self._links: dict[Link, None] = {}
 
-    @property
-    def links(self) -> Iterable["Link"]:
-        """Those that will be flushed at its end."""
-        return self._links
-
     def begin(self) -> None:
         """From now on what is sent waits for `end`."""
         assert not self._open, "a turn in a turn"
@@ -40,14 +37,15 @@ class Turn(threading.local):
     def end(self) -> None:
         """Sends it all."""
         circuits, self._circuits = self._circuits, {}
-        try:
-            for circuit in circuits:
+        for circuit in circuits:
+            try:
                 circuit.settle()
-        finally:
-            self._open = False
-            links, self._links = self._links, {}
-            for link in links:
-                link.flush()
+            except Exception:  # the others' messages must not wait until they speak again
+                _logger.exception("internal error while a circuit's messages were sealed")
+        self._open = False
+        links, self._links = self._links, {}
+        for link in links:
+            link.flush()
 
     def settle(self, circuit: Settles) -> None:
         """The circuit has something to say: at the end of the turn, or at once."""

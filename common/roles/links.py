@@ -31,7 +31,6 @@ MAX_CIRCUITS = 8_192  # per link: a busy pair of relays; each costs about 30 KiB
 MAX_LINKS = 4_096  # each is a descriptor, and what its peer lets wait
 LINK_BUDGET = 67_108_864  # bytes waiting on one link: eight circuits' whole windows
 BUDGET = 536_870_912  # bytes waiting on all links: beyond either, the circuit that holds the most is ended
-_LOOK_CLOSER = 8_388_608  # bytes waiting on a link below which nobody counts
 IDLE_LINK = 180.0  # seconds without a circuit after which a link is closed
 
 _logger = logging.getLogger(__name__)
@@ -154,6 +153,8 @@ class Links:
             self._closed = True
             links = list(self._tables)
         for link in links:
+            link.flush()  # all of them, or one whose peer stalls would take the others' time
+        for link in links:
             link.drain(deadline)
             link.close("shutting down", DestroyReason.SHUTTING_DOWN)
         for link in links:
@@ -230,8 +231,6 @@ class Links:
             else:
                 for cell in run:
                     self._other_cell(link, table, table.get(circuit_id), cell)
-        for other in [other for other in TURN.links if other.waiting > _LOOK_CLOSER]:
-            self._shed(other)
 
     def link_drained(self, link: Link, circuit_ids: list[int]) -> None:
         """Lets the circuits go on that had stopped reading their sources."""
@@ -240,6 +239,22 @@ class Links:
             side = table.get(circuit_id) if table else None
             if side is not None:
                 side.drained()
+
+    def link_heavy(self, link: Link) -> None:
+        """Ends the circuits that hold the most of this link's queue, until it fits the budgets.
+
+        Windows bound DATA, not cells: one byte in each cell is a thousand times its window.
+        """
+        others = sum(other.waiting for other in self.all) - link.waiting
+        table = self._tables.get(link, {})
+        while link.waiting > LINK_BUDGET or (link.waiting and link.waiting + others > BUDGET):
+            circuit_id = link.heaviest()
+            side = table.get(circuit_id) if circuit_id is not None else None
+            if circuit_id is None or side is None or side is _CLOSING:
+                return
+            _logger.warning("%s: a circuit that holds %d bytes is ended", link.name, link.backlog(circuit_id))
+            side.failed(DestroyReason.LIMIT)
+            self.destroy(link, circuit_id, DestroyReason.LIMIT)
 
     def link_closed(self, link: Link, error: Closed) -> None:
         """Ends all circuits of the link."""
@@ -255,22 +270,6 @@ class Links:
             side.failed(DestroyReason.LINK_CLOSED)
 
     # ---- helpers
-
-    def _shed(self, link: Link) -> None:
-        """Ends the circuits that hold the most of this link's queue, until it fits the budgets.
-
-        Windows bound DATA, not cells: one byte in each cell is a thousand times its window.
-        """
-        others = sum(other.waiting for other in self.all) - link.waiting
-        table = self._tables.get(link, {})
-        while link.waiting > LINK_BUDGET or (link.waiting and link.waiting + others > BUDGET):
-            circuit_id = link.heaviest()
-            side = table.get(circuit_id) if circuit_id is not None else None
-            if circuit_id is None or side is None or side is _CLOSING:
-                return
-            _logger.warning("%s: a circuit that holds %d bytes is ended", link.name, link.backlog(circuit_id))
-            side.failed(DestroyReason.LIMIT)
-            self.destroy(link, circuit_id, DestroyReason.LIMIT)
 
     def _other_cell(self, link: Link, table: Table, side: CircuitSide | None, cell: Cell) -> None:
         """Not RELAY for a circuit that is."""

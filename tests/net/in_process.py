@@ -170,7 +170,7 @@ def threads() -> list[str]:
 def stream_sockets(network: InProcess, client: Client) -> int:
     """Sockets of streams that are open at the client and at all relays; links that come and go do not count."""
     pumps = [client.pump, *(member.relay.relay.pump for member in network.members)]
-    return sum(len(pump._members) for pump in pumps)
+    return sum(not isinstance(member, Link) for pump in pumps for member in list(pump._members))
 
 
 def descriptors() -> int:

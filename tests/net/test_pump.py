@@ -18,6 +18,7 @@ from common.net import pump as pump_module
 from common.net.deadline import Deadline
 from common.net.poller import READ, WRITE
 from common.net.pump import Plug, Pump
+from common.net.turn import TURN
 
 WAIT = 20.0  # seconds before a test gives up waiting
 LARGE = 8_000_000
@@ -888,3 +889,19 @@ def test_streams_leave_no_descriptor_behind(pump: Pump) -> None:
 
 def open_descriptors() -> int:
     return len(os.listdir(DESCRIPTORS)) if os.path.isdir(DESCRIPTORS) else 0
+
+
+def test_a_timer_that_is_made_at_the_end_of_a_turn_runs_although_nothing_else_happens() -> None:
+    rang = threading.Event()
+    pump = Pump()
+
+    class Settles:
+        def settle(self) -> None:
+            pump.call_later(0.01, rang.set)
+
+    pump.start()
+    try:
+        pump.call(lambda: TURN.settle(Settles()))
+        assert rang.wait(WAIT)
+    finally:
+        pump.stop(Deadline(WAIT))
