@@ -233,7 +233,7 @@ def test_a_link_that_floods_leaves_others_of_its_process_their_turn() -> None:
         link.send(1, RELAY, b"more, please")
 
     def flood(link: Link, cells: list[Cell]) -> None:
-        while not link.congested(1):
+        while not (link.congested(1) or link.closed):
             link.queue(1, RELAY, bytes(MAX_BODY))
         link.flush()
 
