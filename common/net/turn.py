@@ -1,7 +1,8 @@
 """A turn: what one thread does between two waits. What it wants sent is sealed and given to the kernel at its end.
 
 So the messages of many streams share a cell, and the cells of many circuits a system call; nothing waits longer
-than its thread works on what has come. A thread that is in no turn sends at once.
+than its thread works on what has come. What a thread says that is in no turn is sealed at once, and the pump sends
+it.
 """
 
 import logging

@@ -121,7 +121,7 @@ def test_a_circuit_that_has_ended_seals_nothing(end: CircuitEnd, far: Far) -> No
 
 
 def test_data_that_came_with_the_end_is_delivered_though_the_program_has_ended_meanwhile(end: CircuitEnd) -> None:
-    """The reader has taken DATA and END from a cell; before it delivers, the pump hears that the program is done."""
+    """DATA and END were taken from a cell; before they are delivered, the pump hears that the program is done."""
     pump = Pump()
     pump.start()
     ours, programs = socket.socketpair()
