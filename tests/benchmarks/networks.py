@@ -103,9 +103,13 @@ class Ours(Contender):
     HOPS = 3
     has_circuits = True
 
-    def __init__(self, suite: str, target: int, processes: Processes, folder: Path) -> None:
-        super().__init__(suite, target)
+    def __init__(
+        self, suite: str, target: int, processes: Processes, folder: Path, *, name: str = "", checkout: Path = ROOT
+    ) -> None:
+        """`checkout`: whose programs these are, run by this Python; `name`: where it is not the suite's."""
+        super().__init__(name or suite, target)
         self._suite = suite
+        self._checkout = checkout
         self._processes = processes
         self._folder = folder
         self._gateway: Child | None = None
@@ -138,7 +142,9 @@ class Ours(Contender):
 
     def another(self, folder: Path) -> Contender:
         """As the first."""
-        return Ours(self._suite, self.target, self._processes, folder)
+        return Ours(
+            self._suite, self.target, self._processes, folder, name=self.name, checkout=self._checkout
+        )
 
     def client_command(self, folder: Path, port: int) -> Sequence[str | Path]:
         """`client_tor.py socks`; the empty configuration keeps the user's own out."""
@@ -151,7 +157,7 @@ class Ours(Contender):
     def _client(self, *command: str) -> list[str | Path]:
         words = [*command, "--config", os.devnull, "--network", NETWORK, *self._gateway_words()]
         options = ["--hops", str(self.HOPS), "--suite", self._suite]
-        return [sys.executable, ROOT / "client_tor.py", *words, *options]
+        return [sys.executable, self._checkout / "client_tor.py", *words, *options]
 
     def build(self, count: int, at_once: int) -> Builds:
         """By a client inside this process."""
@@ -171,7 +177,8 @@ class Ours(Contender):
         return ["--gateway", str(address), "--gateway-key", key.hex()]
 
     def _start(self, name: str, script: str, words: Sequence[str]) -> Child:
-        command: list[str | Path] = [sys.executable, ROOT / script, *words, "--state", self._folder / name]
+        command: list[str | Path] = [sys.executable, self._checkout / script, *words]
+        command += ["--state", self._folder / name]
         return self._processes.start(command, self._folder / f"{name}.log")
 
     def _ready(self, name: str, child: Child, deadline: Deadline) -> dict[str, str]:

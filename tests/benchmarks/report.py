@@ -29,12 +29,12 @@ def cell(found: Spread | None, unit: str = "") -> str:
     return number(found.median) + unit + (f" ({ends[0]} to {ends[1]})" if ends[0] != ends[1] else "")
 
 
-def advantage(results: Results, suite: str, measure: Measure) -> str:
-    """How many times better than C tor fast, as the median over the rounds."""
+def advantage(results: Results, name: str, other: str, measure: Measure) -> str:
+    """How many times better than the other, as the median over the rounds."""
     if measure.better == "more":
-        ratio = results.ratio(suite, YARDSTICK, measure.name)
+        ratio = results.ratio(name, other, measure.name)
     else:
-        ratio = results.ratio(YARDSTICK, suite, measure.name)
+        ratio = results.ratio(other, name, measure.name)
     return cell(ratio, " x")
 
 
@@ -47,12 +47,19 @@ def table(results: Results) -> list[list[str]]:
     """Rows of cells, the first one the headings."""
     contenders = measured(results)
     suites = [name for name in contenders if name in SUITES] if YARDSTICK in contenders else []
-    rows = [["", *contenders, *(f"{suite} against C tor" for suite in suites)]]
+    return comparison(results, contenders, {f"{suite} against C tor": (suite, YARDSTICK) for suite in suites})
+
+
+def comparison(
+    results: Results, contenders: Sequence[str], pairs: Mapping[str, tuple[str, str]]
+) -> list[list[str]]:
+    """As `table`, with a column for each pair, of the first against the second."""
+    rows = [["", *contenders, *pairs]]
     for measure in MEASURES.values():
         if any(results.values(name, measure.name) for name in contenders):
             unit = f", {measure.unit}" if measure.unit else ""
             values = [cell(results.spread(name, measure.name)) for name in contenders]
-            ratios = [advantage(results, suite, measure) for suite in suites]
+            ratios = [advantage(results, *pair, measure) for pair in pairs.values()]
             rows.append([measure.title + unit, *values, *ratios])
     return rows
 

@@ -48,7 +48,7 @@ class Sizes:
     circuits_at_once: int
 
 
-FULL = Sizes(64 * MB, 128 * MB, 300, 100, 3.0, 6.0, 40, 150)
+FULL = Sizes(64 * MB, 128 * MB, 1_000, 100, 3.0, 6.0, 40, 150)
 QUICK = Sizes(16 * MB, 32 * MB, 100, 40, 1.0, 3.0, 15, 48)
 
 
@@ -162,7 +162,10 @@ class Rounds:
 
     def echo(self, contender: Contender, _problems: list[str]) -> None:
         """On one stream, alone."""
-        self._times("echo", contender, work.echo(contender.route, self._sizes.echoes, LIMIT))
+        used = cpu_seconds(contender.carriers)
+        times = work.echo(contender.route, self._sizes.echoes, LIMIT)
+        self._times("echo", contender, times)
+        self._cpu_each("echo_cpu", contender, used, len(times))
 
     def first_byte(self, contender: Contender, _problems: list[str]) -> None:
         """One new stream after another."""
@@ -173,6 +176,11 @@ class Rounds:
             raise Failed("nothing came in time")
         self._note(contender.name, f"{name}_median", 1e3 * percentile(seconds, 50))
         self._note(contender.name, f"{name}_p95", 1e3 * percentile(seconds, 95))
+
+    def _cpu_each(self, measure: str, contender: Contender, used: float, count: float) -> None:
+        """What each of `count` took of the CPU since `used`."""
+        if contender.carriers and count:
+            self._note(contender.name, measure, 1e6 * (cpu_seconds(contender.carriers) - used) / count)
 
     def prompt_shared(self, contender: Contender, problems: list[str]) -> None:
         """A prompt and 16 bulk streams, all with the same user, which share a circuit."""
@@ -192,8 +200,10 @@ class Rounds:
 
     def stream_rate(self, contender: Contender, problems: list[str]) -> None:
         """32 workers at once."""
+        used = cpu_seconds(contender.carriers)
         rate = work.stream_rate(contender.route, WORKERS, self._sizes.rate_seconds, problems)
         self._note(contender.name, "stream_rate", rate)
+        self._cpu_each("stream_cpu", contender, used, rate * self._sizes.rate_seconds)
 
     def open(self, contender: Contender, problems: list[str]) -> None:
         """2,000 streams, and the memory of the largest relay while they are open."""

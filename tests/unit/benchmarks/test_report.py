@@ -49,8 +49,8 @@ def test_better_is_above_one_whichever_way_the_measure_runs() -> None:
     for name in ("download_1", "cpu"):
         results.add("fernet", name, 0, 30.0)
         results.add(YARDSTICK, name, 0, 15.0)
-    assert advantage(results, "fernet", MEASURES["download_1"]) == "2 x"
-    assert advantage(results, "fernet", MEASURES["cpu"]) == "0.50 x"
+    assert advantage(results, "fernet", YARDSTICK, MEASURES["download_1"]) == "2 x"
+    assert advantage(results, "fernet", YARDSTICK, MEASURES["cpu"]) == "0.50 x"
 
 
 def test_the_table_has_a_row_per_measure_and_no_ratios_without_c_tor() -> None:

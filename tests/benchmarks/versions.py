@@ -1,0 +1,76 @@
+"""Two versions of the programs beside each other: `python -m tests.benchmarks.versions ../other-checkout`.
+
+The speed of a shared machine wavers by half within minutes, and by a tenth between two networks of the same
+programs. So both versions are up at once, do each work in turns, and only the ratio within a round counts: some
+rounds tell a difference of 5 %. This checkout against itself (`.`) shows what is noise.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.net.deadline import Deadline
+from tests.benchmarks.goals import SUITES
+from tests.benchmarks.networks import Ours
+from tests.benchmarks.processes import ROOT, Processes
+from tests.benchmarks.report import as_text, comparison
+from tests.benchmarks.results import Results
+from tests.benchmarks.rounds import FULL, WORKS, Rounds, run_program, say, warm_up
+
+HERE, OTHER = "here", "other"
+ROUNDS = 5
+TIME = 3_600.0  # seconds for all rounds
+_CLIENT_INSIDE = "circuits"  # is built by this checkout's client, whoever's the relays are
+CHOICE = [name for name in WORKS if name not in (_CLIENT_INSIDE, "network_start", "client_start", "open")]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs both in turns and prints what each reached, and the ratio: above 1, this checkout is better."""
+    options = _parse(arguments)
+    results = Results()
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, Processes() as processes:
+        _, target = processes.helper("target")
+        contenders = [
+            Ours(options.suite, target, processes, Path(name) / who, name=who, checkout=checkout)
+            for who, checkout in ((HERE, ROOT), (OTHER, options.other))
+        ]
+        for contender in contenders:
+            contender.start()
+            warm_up(contender)
+            say(f"{contender.name} is up")
+        Rounds(contenders, processes, results, FULL, Path(name)).run(options.rounds, options.only, Deadline(TIME))
+    print(as_text(comparison(results, [HERE, OTHER], {f"{HERE} against {OTHER}": (HERE, OTHER)})))
+    for problem in results.problems:
+        print(problem)
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.versions", description=main.__doc__)
+    parser.add_argument("other", type=_checkout, help="the other checkout's folder")
+    parser.add_argument("--suite", choices=SUITES, default=SUITES[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"[{ROUNDS}]")
+    parser.add_argument(
+        "--only", type=_works, default=CHOICE, metavar="WORK,...", help="some works: " + ", ".join(CHOICE)
+    )
+    return parser.parse_args(arguments)
+
+
+def _checkout(text: str) -> Path:
+    path = Path(text).resolve()
+    if not (path / "client_tor.py").is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no checkout: it has no client_tor.py")
+    return path
+
+
+def _works(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in CHOICE:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(CHOICE)}")
+    return names
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,37 @@
+"""Two versions side by side, as a command."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.processes import ROOT
+
+
+def run(*arguments: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.benchmarks.versions", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
+    done = run(tmp_path)
+    assert done.returncode == 2
+    assert "is no checkout" in done.stderr
+
+
+def test_a_work_that_only_one_version_would_do_is_refused() -> None:
+    done = run(".", "--only", "circuits")
+    assert done.returncode == 2
+    assert "'circuits' is not one of" in done.stderr
+
+
+@pytest.mark.system
+def test_both_networks_do_the_work_and_are_compared() -> None:
+    done = run(".", "--rounds", 1, "--only", "echo")
+    assert done.returncode == 0, done.stderr
+    heading, *rows = [line.split() for line in done.stdout.splitlines()]
+    assert heading == ["here", "other", "here", "against", "other"]
+    (median,) = [row for row in rows if "median," in row]
+    mine, theirs, ratio = float(median[-4]), float(median[-3]), float(median[-2])
+    assert ratio == pytest.approx(theirs / mine, rel=0.02)
