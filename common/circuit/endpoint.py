@@ -294,7 +294,7 @@ class Endpoint:
             return False
         assert stream.state is not State.CONNECTING, "nothing is taken before the target answers"
         window = stream.receive_window
-        limit = window.data_taken(count, now)
+        limit = window.data_taken(count, now, free=bool(self.packing.outgoing))
         if window.window > self._learned:
             self._learned = min(window.window, MAX_ADVANCE)
         if limit is None or stream.state not in (State.OPEN, State.LOCAL_ENDED):

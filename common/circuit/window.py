@@ -27,7 +27,8 @@ CIRCUIT_WINDOW = 8 * 2**20
 STREAM_WINDOW = 512 * 2**10
 MAX_STREAM_WINDOW = 8 * 2**20
 GROWTH = 4  # times: a circuit's window may grow by more in a round trip, and must not wait for this one
-_RENEWALS = 8  # a stream limit is renewed after each eighth of its window
+_RENEWAL = 3 / 8  # of a window: when so much was taken a stream's limit is told anew,
+_FREE_RENEWAL = 1 / 8  # or so much, and a cell goes out anyway
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +181,16 @@ class StreamReceiveWindow:
         self.limit = self.window
         return self.limit
 
-    def data_taken(self, count: int, now: float) -> int | None:
-        """The application took `count` bytes; the new limit when a SENDME is due."""
+    def data_taken(self, count: int, now: float, *, free: bool = False) -> int | None:
+        """The application took `count` bytes; the new limit when a SENDME is due.
+
+        `free`: it shares a cell with something else, so it may be told earlier.
+        """
         self.taken += count
         if 2 * (self.taken - self._since_taken) >= self.window:
             self._grow(now)
         raised = self.taken + self.window
-        if raised - self.limit < self.window // _RENEWALS:
+        if raised - self.limit < self.window * (_FREE_RENEWAL if free else _RENEWAL):
             return None
         if self._probe is None:
             self._probe = (self.limit, now)

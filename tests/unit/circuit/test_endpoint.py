@@ -464,13 +464,27 @@ def test_limits_count_data_that_a_resetting_stream_throws_away() -> None:
 @SIDES
 def test_what_was_taken_is_told_while_the_peer_may_send(side: Side) -> None:
     end = opened(side)
-    got(end, *(Data(1, bytes(8_192)) for _ in range(8)))
-    end.taken(1, 65_536, 0.0)
-    assert said(end) == [Sendme(1, STREAM_WINDOW + 65_536)]
-    got(end, *(Data(1, bytes(8_192)) for _ in range(8)), End(1, Direction.SENDING, EndReason.DONE))
-    end.taken(1, 65_536, 0.0)
+    got(end, *(Data(1, bytes(8_192)) for _ in range(24)))
+    end.taken(1, 196_608, 0.0)
+    assert said(end) == [Sendme(1, STREAM_WINDOW + 196_608)]
+    got(end, *(Data(1, bytes(8_192)) for _ in range(24)), End(1, Direction.SENDING, EndReason.DONE))
+    end.taken(1, 196_608, 0.0)
     assert end.take_cells(0) == []
     end.taken(7, 1, 0.0)  # gone already
+
+
+def test_what_was_taken_is_told_in_the_cell_of_a_receipt() -> None:
+    """Not in one of its own: each is sealed, and opened by all relays."""
+    end = opened(Side.CLIENT)
+    got(end, *(Data(1, bytes(8_192)) for _ in range(8)))
+    assert not end.taken(1, 65_535, 0.0)
+    assert end.take_cells(0) == []
+    end.receive([Data(1, b"."), Mark()], bytes(16), 0.0)
+    assert end.taken(1, 2, 0.0)
+    (cell,) = end.take_cells(0)
+    receipt, limit = decode_messages(cell)
+    assert isinstance(receipt, Sendme) and receipt.stream_id == 0
+    assert limit == Sendme(1, STREAM_WINDOW + 65_537)
 
 
 # ---- packing

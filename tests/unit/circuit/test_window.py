@@ -192,9 +192,17 @@ def test_the_limit_follows_what_was_taken_not_what_arrived() -> None:
     receiver = StreamReceiveWindow(0)
     receiver.data_arrived(STREAM_WINDOW, 0)
     assert receiver.limit == STREAM_WINDOW
-    assert receiver.data_taken(STREAM_WINDOW // 8 - 1, 0) is None
-    assert receiver.data_taken(1, 0) == STREAM_WINDOW + STREAM_WINDOW // 8
+    assert receiver.data_taken(STREAM_WINDOW * 3 // 8 - 1, 0) is None
+    assert receiver.data_taken(1, 0) == STREAM_WINDOW + STREAM_WINDOW * 3 // 8
     assert receiver.data_taken(1, 0) is None
+
+
+def test_a_limit_is_told_earlier_where_a_cell_goes_anyway() -> None:
+    receiver = StreamReceiveWindow(0)
+    receiver.data_arrived(STREAM_WINDOW, 0)
+    assert receiver.data_taken(STREAM_WINDOW // 8, 0) is None
+    assert receiver.data_taken(1, 0, free=True) == STREAM_WINDOW + STREAM_WINDOW // 8 + 1
+    assert receiver.data_taken(1, 0, free=True) is None
 
 
 def test_a_window_that_is_known_to_be_needed_is_granted_before_anything_is_taken() -> None:
