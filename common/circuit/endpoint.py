@@ -235,23 +235,19 @@ class Endpoint:
         self._step(stream_id, Event.RESOLVED)
         self.tell(Resolved(stream_id, reason, addresses, ttl, name))
 
-    def may_send(self, stream_id: int) -> bool:
-        """Whether the stream's state allows DATA."""
-        stream = self._streams.get(stream_id)
-        return stream is not None and stream.may_send
-
     def sendable(self, stream_id: int) -> int:
         """Bytes of DATA that may be sent now: by the limits of stream and circuit, and the congestion window."""
         stream = self._streams.get(stream_id)
         if stream is None or not stream.may_send:
             return 0
-        limit = self._limit(stream)
+        window, own = self._send_window, stream.send_window
+        sent = window.sent + self.packing.unsealed
+        limit = min(own.limit - own.sent, window.limit - sent)
         if limit <= 0:
             return 0
         room = self._window_left()
         if room > 0:
             return min(limit, self._whole_cells(room))
-        sent = self._send_window.sent + self.packing.unsealed
         return min(limit, QUIET) if room > -OVERDRAFT and stream.quiet(QUIET, sent, self._congestion.window) else 0
 
     def has_room(self) -> bool:
@@ -263,25 +259,25 @@ class Endpoint:
         whole = room - (room + self.packing.unsealed) % self.max_data
         return whole if whole > 0 else whole + self.max_data
 
-    def _limit(self, stream: Stream) -> int:
-        """Bytes that the limits of stream and circuit leave."""
-        return min(stream.send_window.left, self._send_window.left - self.packing.unsealed)
-
     def _window_left(self) -> int:
         """Bytes that the congestion window leaves, which is told when there are none; negative when it shrank."""
-        left = self._congestion.window - self._send_window.flying - self.packing.unsealed
+        window = self._send_window
+        left = self._congestion.window - (window.sent - window.answered) - self.packing.unsealed
         if left <= 0:
             self._congestion.refused()
         return left
 
     def send(self, stream_id: int, data: bytes) -> None:
-        """Sends `data`, which `sendable` has allowed; the congestion window may have shrunk since."""
-        stream = self._streams[stream_id]
-        size = len(data)
-        assert stream.may_send and size <= self._limit(stream), "more than `sendable` allows"
+        """Sends `data`, which `sendable` has allowed; for a stream that has ended since it is dropped.
+
+        The congestion window may have shrunk since; more than the limits allow is `WindowViolated`.
+        """
+        stream = self._streams.get(stream_id)
+        if stream is None or not stream.may_send:
+            return
         if stream.advances:
             self._advance(stream_id, stream)
-        stream.sent(size, self._send_window.sent + self.packing.unsealed, self._congestion.window)
+        stream.sent(len(data), self._send_window.sent + self.packing.unsealed, self._congestion.window)
         self.packing.add_data(stream_id, data, patient=stream.send_window.sent > TRANSFER)
 
     def taken(self, stream_id: int, count: int, now: float) -> bool:

@@ -17,7 +17,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from functools import cache, partial
-from itertools import chain, count, groupby
+from itertools import count, groupby
 from time import monotonic
 from typing import Protocol
 
@@ -29,7 +29,17 @@ from common.net.outbox import HIGH_WATER, QUANTUM, Outbox
 from common.net.poller import READ, WRITE
 from common.net.pump import Pump
 from common.net.tls import TlsSession, client_context
-from common.wire.cells import Bytes, Cell, Command, choose_version, cut_cells, encode_cell, encode_hello, size_of
+from common.wire.cells import (
+    Bytes,
+    Cell,
+    Command,
+    choose_version,
+    cut_cells,
+    encode_cell,
+    encode_hello,
+    join_cells,
+    size_of,
+)
 from common.wire.framing import CellReader
 
 BATCH = QUANTUM  # bytes encrypted at once: enough for one system call, little enough to stay in order
@@ -168,7 +178,7 @@ class Link:
         pump = self._pump
         if pump is None:
             return  # `start` does
-        if not pump.on_pump_thread():
+        if threading.get_ident() != pump.ident:
             self._ask(pump)
             return
         if self._outbox.size and not self._full:
@@ -183,8 +193,7 @@ class Link:
 
     def backlog(self, circuit_id: int) -> int:
         """The bytes of a circuit that wait in the outbox."""
-        with self._lock:
-            return self._outbox.backlog(circuit_id)
+        return self._outbox.backlog(circuit_id)  # a number, as it was a moment ago: needs no lock
 
     @property
     def waiting(self) -> int:
@@ -198,7 +207,7 @@ class Link:
 
     def congested(self, circuit_id: int) -> bool:
         """Whether more than `HIGH_WATER` of a circuit waits; if so, `link_drained` follows (maybe already now)."""
-        return self.backlog(circuit_id) > HIGH_WATER
+        return self._outbox.backlog(circuit_id) > HIGH_WATER
 
     def forget(self, circuit_id: int) -> None:
         """Drops what waits for a circuit that has ended."""
@@ -279,25 +288,33 @@ class Link:
 
     def _ready(self, events: int) -> None:
         """The poller's events."""
-        if events & WRITE:
-            self._guarded(self._send_rest)
-        if events & READ:
-            self._guarded(self._read)
+        try:
+            if events & WRITE and not self.closed:
+                self._send_rest()
+            if events & READ and not self.closed:
+                self._read()
+        except Exception as error:
+            self._fail(error)
 
     # ---- the pump's thread: steps
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """What goes wrong ends the link, and nothing else."""
+        """As what the poller asks for: what goes wrong ends the link, and nothing else."""
         try:
             if not self.closed:
                 step()
-        except ProtocolError as error:
-            self.close(str(error), error.reason)
-        except (Closed, OSError) as error:
-            self.close(text_of(error))
-        except Exception:
-            _logger.exception("%s: internal error", self.name)
-            self.close("internal error", DestroyReason.INTERNAL)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        match error:
+            case ProtocolError():
+                self.close(str(error), error.reason)
+            case Closed() | OSError():
+                self.close(text_of(error))
+            case _:
+                _logger.error("%s: internal error", self.name, exc_info=error)
+                self.close("internal error", DestroyReason.INTERNAL)
 
     def _end(self) -> None:
         if not self._ended.is_set():
@@ -334,25 +351,25 @@ class Link:
         if not received:
             raise Closed("the peer closed the link")
         self.bytes_in += received
-        self._tls.feed(buffer[:received])
-        cells = self._cells.feed(*self._tls.read())
-        if cells:
-            self._deliver(cells)
+        cells = self._cells.feed(*self._tls.read(buffer[:received]))
+        if self._cells.own:
+            self._deliver_others(cells)
+        elif cells:
+            self.cells_in += len(cells)
+            self._owner.link_cells(self, cells)
 
     def _deliver_early(self) -> None:
         early, self._early = self._early, []
-        if early:
-            self._deliver(early)
+        self._deliver_others(early)
 
-    def _deliver(self, cells: list[Cell]) -> None:
+    def _deliver_others(self, cells: list[Cell]) -> None:
+        """Those that are not the link's own."""
         self.cells_in += len(cells)
-        if self._cells.own:
-            if any(cell.command == Command.HELLO for cell in cells):
-                raise Unexpected("a second HELLO")
-            cells = [cell for cell in cells if cell.circuit_id]
-            if not cells:
-                return
-        self._owner.link_cells(self, cells)
+        if any(cell.command == Command.HELLO for cell in cells):
+            raise Unexpected("a second HELLO")
+        cells = [cell for cell in cells if cell.circuit_id]
+        if cells:
+            self._owner.link_cells(self, cells)
 
     # ---- sending
 
@@ -362,7 +379,8 @@ class Link:
         if self._send(self._unsent):
             self._unsent = _NOTHING
             self._full = False
-            self._send_batches()
+            if self._outbox.size:
+                self._send_batches()
             if not self._full:
                 self._watch()
                 self._tell_drainers()
@@ -372,8 +390,6 @@ class Link:
         outbox, tls = self._outbox, self._tls
         drained: list[int] = []
         for _ in range(ROUNDS):
-            if not outbox.size:
-                break
             room = BATCH if self._kernel.allowed >= BATCH else self._kernel.room()
             if room <= 0:
                 self._wait_for_room()
@@ -385,9 +401,9 @@ class Link:
                     outbox.drained.clear()
             # TLS cuts at 16,384: a long cell is a record by itself, or 16 short ones are one.
             for _, run in groupby(cells, size_of):
-                tls.write(b"".join(chain.from_iterable(run)))
+                tls.write(join_cells(run))
             self.cells_out += len(cells)
-            if not self._send(tls.outgoing()):
+            if not self._send(tls.outgoing()) or not outbox.size:
                 break
         else:
             self._wait_for_room()

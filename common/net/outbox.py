@@ -23,6 +23,7 @@ HALF_LIFE = 1.0  # seconds: long against a round trip, short against a person's 
 HIGH_WATER = 524_288  # a circuit with more waiting should stop reading its source: 2 ms of a fast link
 LOW_WATER = 262_144  # and may go on here: half is left to send while the source wakes up
 _MAX_DOUBLINGS = 500.0  # a float holds 2**1023
+_SAME_WEIGHT = 0.01  # seconds: what a byte weighs is not reckoned anew before, as it is 1 % more by then
 _MIN_TABLE = 1_024  # circuits; below this the table is not worth cleaning
 
 
@@ -41,7 +42,17 @@ class _Circuit:
 class Outbox:
     """Cells by circuit, in pieces. `size` is the bytes waiting in all. Not thread-safe."""
 
-    __slots__ = ("_circuits", "_epoch", "_heap", "_table_limit", "_turn", "drained", "size")
+    __slots__ = (
+        "_circuits",
+        "_epoch",
+        "_heap",
+        "_table_limit",
+        "_turn",
+        "_weighed_at",
+        "_weight",
+        "drained",
+        "size",
+    )
 
     def __init__(self) -> None:
         self.size = 0
@@ -50,30 +61,29 @@ class Outbox:
         self._heap: list[tuple[float, int, int, _Circuit]] = []  # exactly the circuits that have cells
         self._turn = 0  # makes heap entries unique, and equals first come, first served
         self._epoch: float | None = None  # when a byte weighed 1
+        self._weight = 1.0  # what one sent now weighs, as it was
+        self._weighed_at = -_SAME_WEIGHT  # at this time
         self._table_limit = _MIN_TABLE
 
     def append(self, circuit_id: int, cells: Sequence[Pieces]) -> None:
         """Queues cells behind their circuit's others."""
-        circuit = self._circuits.get(circuit_id)
-        if circuit is None:
-            circuit = self._circuits[circuit_id] = _Circuit()
-            if not circuit_id:
-                circuit.count = -1.0
+        circuit = self._circuits.get(circuit_id) or self._new(circuit_id)
         if not circuit.cells:
             self._turn += 1
             heappush(self._heap, (circuit.count, self._turn, circuit_id, circuit))
         circuit.cells.extend(cells)
         size = sum(map(size_of, cells))
-        circuit.waiting += size
         self.size += size
-        if circuit.waiting > HIGH_WATER:
+        circuit.waiting = waiting = circuit.waiting + size
+        if waiting > HIGH_WATER:
             circuit.congested = True
 
     def take(self, room: int, now: float) -> list[Pieces]:
         """The next cells to send, quietest circuit first: at most `room` bytes, but one cell if any waits."""
-        if not self._heap:
-            return []
-        weight = self._weight(now)
+        if now - self._weighed_at >= _SAME_WEIGHT:
+            self._weigh(now)
+        if self.size <= room:
+            return self._take_all()
         heap = self._heap
         taken: list[Pieces] = []
         while heap and room > 0:
@@ -97,7 +107,7 @@ class Outbox:
                     room -= size
                     if sent >= QUANTUM and not alone:
                         break
-            self._count(circuit_id, circuit, sent, weight)
+            self._count(circuit_id, circuit, sent)
         return taken
 
     def backlog(self, circuit_id: int) -> int:
@@ -125,12 +135,35 @@ class Outbox:
         self._heap.clear()
         self.drained.clear()
 
-    def _count(self, circuit_id: int, circuit: _Circuit, sent: int, weight: float) -> None:
+    def _new(self, circuit_id: int) -> _Circuit:
+        circuit = self._circuits[circuit_id] = _Circuit()
+        if not circuit_id:
+            circuit.count = -1.0
+        return circuit
+
+    def _take_all(self) -> list[Pieces]:
+        """What is asked for most: on a link that is not busy a turn's cells are all there is."""
+        taken: list[Pieces] = []
+        heap, self._heap = self._heap, []
+        heap.sort()
+        for _, _, circuit_id, circuit in heap:
+            taken += circuit.cells
+            circuit.cells.clear()
+            if circuit_id:
+                circuit.count += circuit.waiting * self._weight
+            circuit.waiting = 0
+            if circuit.congested:
+                circuit.congested = False
+                self.drained.append(circuit_id)
+        self.size = 0
+        return taken
+
+    def _count(self, circuit_id: int, circuit: _Circuit, sent: int) -> None:
         """Records what the first circuit of the heap has sent, and gives it its new place there."""
         self.size -= sent
         circuit.waiting -= sent
         if circuit_id:
-            circuit.count += sent * weight
+            circuit.count += sent * self._weight
         if circuit.congested and circuit.waiting < LOW_WATER:
             circuit.congested = False
             self.drained.append(circuit_id)
@@ -140,15 +173,15 @@ class Outbox:
             self._turn += 1
             heapreplace(self._heap, (circuit.count, self._turn, circuit_id, circuit))
 
-    def _weight(self, now: float) -> float:
-        """What a byte sent now weighs."""
+    def _weigh(self, now: float) -> None:
+        """Reckons what a byte sent now weighs."""
         if self._epoch is None:
             self._epoch = now
         doublings = (now - self._epoch) / HALF_LIFE
         if doublings > _MAX_DOUBLINGS or len(self._circuits) > self._table_limit:
             self._renew(now, doublings)
-            return 1.0
-        return float(2.0**doublings)
+            doublings = 0.0
+        self._weight, self._weighed_at = float(2.0**doublings), now
 
     def _renew(self, now: float, doublings: float) -> None:
         """Makes a byte weigh 1 again; idle circuits that count for less than a cell are as good as new ones."""

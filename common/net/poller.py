@@ -20,17 +20,18 @@ class Poller:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._handlers: dict[int, tuple[Handler, int]] = {}  # by descriptor, with the events it wants
+        self._handlers: dict[int, Handler] = {}  # by descriptor,
+        self._wanted: dict[int, int] = {}  # and the events it wants
 
     def watch(self, fd: int, events: int, handler: Handler) -> None:
         """From now on `handler` hears of these events; none at all is unwatched, or a hang-up would spin."""
         known = fd in self._handlers
         if not events:
             if known:
-                del self._handlers[fd]
+                del self._handlers[fd], self._wanted[fd]
                 self._epoll.unregister(fd)
             return
-        self._handlers[fd] = handler, events
+        self._handlers[fd], self._wanted[fd] = handler, events
         mask = events | ENDED if events & READ else events
         if known:
             self._epoll.modify(fd, mask)
@@ -43,12 +44,13 @@ class Poller:
         Handlers are looked up before any of them runs: it may close a descriptor that the next one opens again.
         """
         found = []
+        handlers = self._handlers
         for fd, events in self._epoll.poll(seconds):
-            handler, wanted = self._handlers[fd]
-            found.append((handler, events | wanted if events & _TROUBLE else events))
+            found.append((handlers[fd], events | self._wanted[fd] if events & _TROUBLE else events))
         return found
 
     def close(self) -> None:
         """Watches nothing any more."""
         self._handlers.clear()
+        self._wanted.clear()
         self._epoll.close()

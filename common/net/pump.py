@@ -79,7 +79,7 @@ class Pump:
         self._no_socket = socket.socket()  # stands in where no socket could be made
         self._no_socket.close()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._ident: int | None = None  # the thread's, once it runs
+        self.ident: int | None = None  # the thread's, once it runs
 
     def start(self) -> None:
         """Starts the thread; what was attached or called before is served then."""
@@ -97,7 +97,7 @@ class Pump:
 
     def on_pump_thread(self) -> bool:
         """Whether the caller runs on the pump's thread."""
-        return threading.get_ident() == self._ident
+        return threading.get_ident() == self.ident
 
     # ---- any thread ----
 
@@ -160,7 +160,7 @@ class Pump:
         """Runs `function` on the pump's thread after `seconds`, unless it is cancelled before."""
         timer = Timer(self, function)
         entry = (time.monotonic() + seconds, next(self._numbers), timer)
-        if threading.get_ident() == self._ident:
+        if threading.get_ident() == self.ident:
             heapq.heappush(self._timers, entry)
         else:
             self.call(partial(heapq.heappush, self._timers, entry))
@@ -205,26 +205,24 @@ class Pump:
     # ---- the pump's thread: the loop ----
 
     def _run(self) -> None:
-        self._ident = threading.get_ident()
-        calls, wait = self._calls, self._poller.wait
+        self.ident = threading.get_ident()
+        calls, timers, wait, monotonic = self._calls, self._timers, self._poller.wait, time.monotonic
         events: list[tuple[Handler, int]] = []
         try:
             while True:
                 TURN.begin()
                 for handler, ready in events:
                     handler(ready)
-                for _ in range(len(calls)):  # not those that come meanwhile: sockets are looked at first
-                    try:
-                        calls.popleft()()
-                    except Exception:
-                        self._bug()
-                if self._timers:
+                if calls:
+                    self._run_calls()
+                if timers and (timers[0][0] <= monotonic() or self.stale_timers > STALE_TIMERS):
                     self._run_timers()
                 try:
                     TURN.end()
                 except Exception:
                     self._bug()
-                timeout = self._until_timer() if self._timers else None  # the turn's end may have made one
+                # The turn's end may have made one; the next may be a cancelled one.
+                timeout = max(0.0, timers[0][0] - monotonic()) if timers else None
                 if self._stopping:
                     return
                 self._waiting = True  # before looking: who calls after the look rings
@@ -233,9 +231,13 @@ class Pump:
         finally:
             self._close_all()
 
-    def _until_timer(self) -> float:
-        """Seconds until the next timer, which may be a cancelled one."""
-        return max(0.0, self._timers[0][0] - time.monotonic())
+    def _run_calls(self) -> None:
+        """Not those that come meanwhile: sockets are looked at first."""
+        for _ in range(len(self._calls)):
+            try:
+                self._calls.popleft()()
+            except Exception:
+                self._bug()
 
     def _run_timers(self) -> None:
         """Runs what is due."""

@@ -58,10 +58,15 @@ class TlsSession:
             raise Closed(f"TLS handshake failed: {_reason(error)}") from None
         return True
 
-    def read(self) -> list[bytes]:
-        """All plaintext that can be decrypted now, record by record; raises `Closed` at the peer's end."""
+    def read(self, received: bytes | memoryview = b"") -> list[bytes]:
+        """All plaintext that can be decrypted now, `received` fed, record by record.
+
+        Raises `Closed` at the peer's end.
+        """
         records: list[bytes] = []
         read, incoming = self._ssl.read, self._incoming
+        if received:
+            incoming.write(received)
         end = ""
         try:
             # A read takes a whole record. To ask again when nothing is there would be answered by an exception,

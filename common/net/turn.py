@@ -37,16 +37,18 @@ class Turn(threading.local):
 
     def end(self) -> None:
         """Sends it all."""
-        circuits, self._circuits = self._circuits, {}
-        for circuit in circuits:
-            try:
-                circuit.settle()
-            except Exception:  # the others' messages must not wait until they speak again
-                _logger.exception("internal error while a circuit's messages were sealed")
+        if self._circuits:
+            circuits, self._circuits = self._circuits, {}
+            for circuit in circuits:
+                try:
+                    circuit.settle()
+                except Exception:  # the others' messages must not wait until they speak again
+                    _logger.exception("internal error while a circuit's messages were sealed")
         self._open = False
-        links, self._links = self._links, {}
-        for link in links:
-            link.flush()
+        if self._links:
+            links, self._links = self._links, {}
+            for link in links:
+                link.flush()
 
     def settle(self, circuit: Settles) -> None:
         """The circuit has something to say: at the end of the turn, or at once."""

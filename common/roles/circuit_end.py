@@ -182,7 +182,7 @@ class CircuitEnd:
         One thread, the pump's, reads for all streams of a circuit, so what was allowed still is.
         """
         with self.lock:
-            if self.closed or not self.endpoint.may_send(stream_id):
+            if self.closed:
                 return
             self.endpoint.send(stream_id, data)
             much = self.packing.unsealed >= SEAL_AT
@@ -284,7 +284,8 @@ class CircuitEnd:
             return False
         now = monotonic()
         bodies = self.packing.take_cells(now, full=True)
-        self._time_rest(now)
+        if self.packing.filling is not None:
+            self._time_rest(now)
         if bodies:
             self.link.queue(self.circuit_id, Command.RELAY, *bodies)
         return bool(bodies)

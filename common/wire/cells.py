@@ -6,8 +6,10 @@ A short cell is 1,024 bytes in all, a long one 16,384: one TLS record. Senders u
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
+from itertools import chain
+from operator import itemgetter
 from typing import NamedTuple
 
 from common.errors import DestroyReason, Malformed, TooLarge
@@ -19,10 +21,11 @@ MAX_SHORT_BODY = SHORT_CELL - HEADER.size
 MAX_BODY = LONG_CELL - HEADER.size
 LONG_FLAG = 0x80
 ZEROS = bytes(LONG_CELL)
+_pack_header = HEADER.pack
 
 VERSIONS = (1,)  # protocol versions this software speaks
 Bytes = bytes | memoryview  # what is only read, or joined to something: a view saves a copy
-Pieces = tuple[bytes, Bytes, bytes]  # a cell not joined yet: header, body, padding
+Pieces = tuple[int, bytes, Bytes, bytes]  # a cell not joined yet: its size, 1,024 or 16,384; header, body, padding
 
 
 class Command(IntEnum):
@@ -50,32 +53,38 @@ class Cell(NamedTuple):
 
 def encode_cell(circuit_id: int, command: int, body: Bytes) -> bytes:
     """The 1,024 or 16,384 bytes of a cell; raises `TooLarge` when the body does not fit."""
-    return b"".join(cut_cells(circuit_id, command, (body,))[0])
+    return join_cells(cut_cells(circuit_id, command, (body,)))
 
 
 def cut_cells(circuit_id: int, command: int, bodies: Sequence[Bytes]) -> list[Pieces]:
     """A circuit's cells in pieces, which whoever sends them joins with others'; raises as `encode_cell`."""
     cells: list[Pieces] = []
     known = -1
-    header = padding = b""
+    size, header, padding = 0, b"", b""
     for body in bodies:
         length = len(body)
         if length != known:  # bodies that come together are mostly of one length
             known = length
             if length <= MAX_SHORT_BODY:
-                header, padding = HEADER.pack(circuit_id, command, length), ZEROS[: MAX_SHORT_BODY - length]
+                size, header = SHORT_CELL, _pack_header(circuit_id, command, length)
+                padding = ZEROS[: MAX_SHORT_BODY - length]
             elif length <= MAX_BODY:
-                header = HEADER.pack(circuit_id, command | LONG_FLAG, length)
+                size, header = LONG_CELL, _pack_header(circuit_id, command | LONG_FLAG, length)
                 padding = ZEROS[: MAX_BODY - length]
             else:
                 raise TooLarge("a cell's body is at most 16,377 bytes")
-        cells.append((header, body, padding))
+        cells.append((size, header, body, padding))
     return cells
 
 
-def size_of(cell: Pieces) -> int:
-    """The bytes of a cell in pieces: 1,024 or 16,384."""
-    return HEADER.size + len(cell[1]) + len(cell[2])
+# In C, as each cell is asked several times.
+size_of: Callable[[Pieces], int] = itemgetter(0)
+_BYTES = itemgetter(1, 2, 3)
+
+
+def join_cells(cells: Iterable[Pieces]) -> bytes:
+    """As they are on a link."""
+    return b"".join(chain.from_iterable(map(_BYTES, cells)))
 
 
 def encode_hello(versions: tuple[int, ...] = VERSIONS) -> bytes:

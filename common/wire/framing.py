@@ -7,7 +7,14 @@ from common.errors import Malformed
 from common.wire.cells import COMMANDS, HEADER, LINK_COMMANDS, LONG_CELL, LONG_FLAG, SHORT_CELL, ZEROS, Cell
 
 _COMMAND_AT = 4  # the command stands after the circuit id
-_SIZES = {command: SHORT_CELL for command in COMMANDS} | {command | LONG_FLAG: LONG_CELL for command in COMMANDS}
+_HEADER_SIZE = HEADER.size
+# By the command as it stands in a cell: the cell's size, the command itself, and whether it is the link's own.
+_KINDS = {
+    command | flag: (size, command, command in LINK_COMMANDS)
+    for command in COMMANDS
+    for flag, size in ((0, SHORT_CELL), (LONG_FLAG, LONG_CELL))
+}
+_unpack_header = HEADER.unpack_from
 _new_cell = tuple.__new__  # what the class itself calls, by a function of Python's that takes as long again
 
 
@@ -31,29 +38,29 @@ class CellReader:
             data = rest + record if rest else record
             view = memoryview(data)
             at, end = 0, len(data)
-            while end - at >= HEADER.size:
-                circuit_id, command, length = HEADER.unpack_from(data, at)
-                size = _SIZES.get(command)
-                if size is None:
+            while end - at >= _HEADER_SIZE:
+                circuit_id, command, length = _unpack_header(data, at)
+                kind = _KINDS.get(command)
+                if kind is None:
                     raise Malformed("unknown command")
-                if end - at < size:
+                size, command, own = kind
+                cell_end = at + size
+                if cell_end > end:
                     break
-                body_at = at + HEADER.size
+                body_at = at + _HEADER_SIZE
                 body_end = body_at + length
-                at += size
-                if body_end > at:
+                if body_end > cell_end:
                     raise Malformed("length beyond the cell")
-                if data[body_end:at] != ZEROS[: at - body_end]:
+                if data[body_end:cell_end] != ZEROS[: cell_end - body_end]:
                     raise Malformed("padding is not zero")
-                command &= ~LONG_FLAG
-                own = command in LINK_COMMANDS
-                if (circuit_id == 0) != own:
-                    raise Malformed("circuit id does not fit the command")
                 if own:
                     self.own = True
+                if own is bool(circuit_id):
+                    raise Malformed("circuit id does not fit the command")
+                at = cell_end
                 cells.append(_new_cell(Cell, (circuit_id, command, view[body_at:body_end])))
             rest = data[at:]
-            if len(rest) > _COMMAND_AT and rest[_COMMAND_AT] not in _SIZES:
+            if len(rest) > _COMMAND_AT and rest[_COMMAND_AT] not in _KINDS:
                 raise Malformed("unknown command")
         self._rest = rest
         return cells

@@ -397,13 +397,14 @@ def test_sendable_counts_what_is_not_in_a_cell_yet(monkeypatch: pytest.MonkeyPat
     assert {client.sendable(stream_id) for stream_id in streams} == {0}
 
 
-def test_more_than_sendable_is_a_bug_of_the_caller() -> None:
+def test_more_than_the_limit_is_never_sent_and_nothing_for_a_stream_that_has_ended() -> None:
     client = opened(Side.CLIENT)
-    with pytest.raises(AssertionError):
+    with pytest.raises(WindowViolated):
         client.send(1, bytes(STREAM_WINDOW + 1))
     client.finish(1)
-    with pytest.raises(AssertionError):
-        client.send(1, b"x")
+    assert client.take_cells(0)
+    client.send(1, b"x")
+    assert client.take_cells(0) == []
 
 
 @SIDES
