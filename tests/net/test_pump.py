@@ -460,8 +460,8 @@ def count_turns(pump: Pump, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int
         real(fd, events, counted)
 
     def count_those_known() -> None:
-        for fd, (handler, events) in list(pump._poller._handlers.items()):
-            watch(fd, events, handler)
+        for fd, handler in list(pump._poller._handlers.items()):
+            watch(fd, pump._poller._wanted[fd], handler)
 
     on_pump(pump, count_those_known)
     monkeypatch.setattr(pump, "watch", watch)
@@ -710,6 +710,14 @@ def test_calls_run_in_order_on_the_pump_thread(pump: Pump) -> None:
     assert seen == list(range(1_000))
     assert places == [True]
     assert not pump.on_pump_thread()
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has the policy")
+def test_who_the_pump_wakes_does_not_take_its_core_and_other_threads_are_as_they_were(pump: Pump) -> None:
+    policies: list[int] = []
+    on_pump(pump, lambda: policies.append(os.sched_getscheduler(0)))
+    assert policies == [os.SCHED_BATCH]
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_a_burst_of_calls_rings_once(monkeypatch: pytest.MonkeyPatch) -> None:
