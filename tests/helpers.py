@@ -9,11 +9,28 @@ from typing import Protocol, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
+from common.crypto.layers import PROOF, Kind, Opener
+from common.crypto.onion import LayerStack
 from common.errors import OnionError
+from common.wire.cells import Bytes
 
 MS = 0.001  # every timeout in a test is a multiple of this
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # whatever else the machine does
+
+
+
+def open_layer(opener: Opener, layer: Bytes) -> tuple[Kind, Bytes]:
+    """One, where a test has one."""
+    (opened,) = opener.open([layer])
+    return opened
+
+
+def open_cell(stack: LayerStack, layer: Bytes) -> tuple[int, Bytes, Bytes]:
+    """One: which hop it is from, its messages, and the proof of its receipt."""
+    hop, ((messages, innermost),) = stack.open([layer])
+    return hop, messages, innermost[-PROOF:]
+
 
 T_co = TypeVar("T_co", covariant=True)
 

@@ -125,7 +125,7 @@ def test_the_search_would_find_a_key() -> None:
 def test_no_key_is_in_an_error(suite: Suite) -> None:
     sealer, opener = SUITES[suite].sealer(FORWARD), SUITES[suite].opener(BACKWARD)
     with pytest.raises(ProtocolError) as caught:
-        opener.open(sealer.seal(Kind.DELIVER, b"body"))
+        opener.open([sealer.seal(Kind.DELIVER, b"body")])
     assert caught.value.args == ("layer",)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None

@@ -21,6 +21,7 @@ from common.circuit.congestion import CongestionWindow
 from common.circuit.packing import Packing, Seal
 from common.circuit.stream import OWES_END, TAKES_DATA, UNMOVED_BY_DATA, Event, Side, State, Stream, next_state
 from common.circuit.window import CIRCUIT_WINDOW, CircuitReceiveWindow, CircuitSendWindow
+from common.crypto.layers import PROOF
 from common.errors import EndReason, TooLarge, Unexpected
 from common.wire.cells import Bytes
 from common.wire.messages import (
@@ -72,13 +73,13 @@ class Endpoint:
     # ---- what arrives
 
     def receive_cells(self, cells: Sequence[tuple[Bytes, Bytes]], now: float, actions: list[Action]) -> None:
-        """As `receive`, cells as they came: messages and proof of each. What is to be done goes behind `actions`.
+        """As `receive`, cells as they came: messages and innermost layer of each; `actions` grows.
 
         What a run of cells brings for one stream is taken at once: in bulk that is nearly all there is.
         """
         run: list[Bytes] = []
         of = size = 0  # the run's stream, and its bytes
-        for body, proof in cells:
+        for body, layer in cells:
             found = only_data(body)
             if found is not None and found[0] == of:
                 run.append(found[1])
@@ -88,7 +89,7 @@ class Endpoint:
                 self._receive_data(of, run, size, now, actions)
                 of = 0
             if found is None:
-                self.receive(decode_messages(body), proof, now, actions)
+                self.receive(decode_messages(body), layer[-PROOF:], now, actions)
             else:
                 of, run, size = found[0], [found[1]], len(found[1])
         if of:

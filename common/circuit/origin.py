@@ -63,18 +63,20 @@ class Origin:
     def receive(self, bodies: Sequence[Bytes], now: float) -> list[Action]:
         """RELAY cells from the first hop; raises `ProtocolError`."""
         actions: list[Action] = []
-        cells: list[tuple[Bytes, Bytes]] = []
-        stack = self._stack
-        for body in bodies:
-            hop, messages, proof = stack.open(body)
-            if hop != stack.last:
-                raise Unexpected("a message from a hop that is not the last")
-            if self._handshake is None:
-                cells.append((messages, proof))
-            else:
+        done = 0
+        while self._handshake is not None and done < len(bodies):  # each may bring the hop that the next is from
+            for messages, _ in self._open(bodies[done : done + 1]):
                 actions += self._extended(messages)
-        self.endpoint.receive_cells(cells, now, actions)
+            done += 1
+        if done < len(bodies):
+            self.endpoint.receive_cells(self._open(bodies[done:]), now, actions)
         return actions
+
+    def _open(self, bodies: Sequence[Bytes]) -> list[tuple[Bytes, Bytes]]:
+        hop, cells = self._stack.open(bodies)
+        if hop != self._stack.last:
+            raise Unexpected("a message from a hop that is not the last")
+        return cells
 
     def tap(self, tap: Tap | None) -> None:
         """From now on `tap` is told of every cell; None ends that."""

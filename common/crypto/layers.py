@@ -14,7 +14,7 @@ nested base64 would grow by a third a hop. The timestamp is 0, or each relay wou
 import hmac
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
@@ -49,12 +49,15 @@ class Sealer(Protocol):
     def seal(self, kind: Kind, *body: Bytes) -> bytes:
         """The layer around `body`, which may come in pieces; raises `TooLarge` when the counter is used up."""
 
+    def wrap(self, layers: Sequence[Bytes]) -> list[bytes]:
+        """A FORWARD layer around each; raises as `seal`."""
+
 
 class Opener(Protocol):
     """Opens the layers of one direction, in the order they were sealed."""
 
-    def open(self, layer: Bytes) -> tuple[Kind, Bytes]:
-        """What is inside; raises `AuthenticationFailed`."""
+    def open(self, layers: Sequence[Bytes]) -> list[tuple[Kind, Bytes]]:
+        """What is inside of each; raises `AuthenticationFailed` if one is wrong: the circuit is over then."""
 
 
 _BLOCK = 16
@@ -91,6 +94,11 @@ class FernetSealer:
         tag.update(encrypted)
         return b"".join((_FERNET_HEAD, encrypted, tag.finalize()))
 
+    def wrap(self, layers: Sequence[Bytes]) -> list[bytes]:
+        """64 bytes longer than each."""
+        seal, kind = self.seal, Kind.FORWARD
+        return [seal(kind, layer) for layer in layers]
+
 
 class FernetOpener:
     """See the module; the key is cut as the sealer's."""
@@ -101,8 +109,12 @@ class FernetOpener:
         self._cbc = Cipher(AES(key[16:]), CBC(bytes(_BLOCK))).decryptor()
         self._counter = 0
 
-    def open(self, layer: Bytes) -> tuple[Kind, Bytes]:
-        """Checks the signature first, then all the rest; raises `AuthenticationFailed`."""
+    def open(self, layers: Sequence[Bytes]) -> list[tuple[Kind, Bytes]]:
+        """See `Opener`."""
+        return list(map(self._open, layers))
+
+    def _open(self, layer: Bytes) -> tuple[Kind, Bytes]:
+        """Checks the signature first, then all the rest."""
         size = len(layer) - _FERNET_AROUND
         if size <= 0 or size % _BLOCK:
             raise AuthenticationFailed("layer")
@@ -148,6 +160,19 @@ class AesGcmSealer:
         self._counter = counter + 1
         return self._aead.encrypt(counter.to_bytes(_GCM_NONCE, "big"), b"".join((_KIND_BYTES[kind], *body)), None)
 
+    def wrap(self, layers: Sequence[Bytes]) -> list[bytes]:
+        """17 bytes longer than each."""
+        first = self._counter
+        self._counter = following = first + len(layers)
+        if following > _LAST_COUNTER + 1:
+            raise TooLarge("the layer's counter is used up")
+        encrypt, kind = self._aead.encrypt, _KIND_BYTES[Kind.FORWARD]
+        nonces = range(first, following)
+        return [
+            encrypt(nonce.to_bytes(_GCM_NONCE, "big"), kind + layer, None)
+            for nonce, layer in zip(nonces, layers, strict=True)
+        ]
+
 
 class AesGcmOpener:
     """See `AesGcmSealer`."""
@@ -156,18 +181,21 @@ class AesGcmOpener:
         self._aead = AESGCM(key[:16])
         self._counter = 0
 
-    def open(self, layer: Bytes) -> tuple[Kind, Bytes]:
-        """Raises `AuthenticationFailed`."""
-        counter = self._counter
+    def open(self, layers: Sequence[Bytes]) -> list[tuple[Kind, Bytes]]:
+        """See `Opener`."""
+        decrypt, counter = self._aead.decrypt, self._counter
+        opened: list[tuple[Kind, Bytes]] = []
         try:
-            plain = self._aead.decrypt(counter.to_bytes(_GCM_NONCE, "big"), layer, None)
-            kind = _KINDS[plain[0]]
+            for layer in layers:
+                plain = decrypt(counter.to_bytes(_GCM_NONCE, "big"), layer, None)
+                opened.append((_KINDS[plain[0]], memoryview(plain)[1:]))
+                counter += 1
         except (InvalidTag, ValueError, LookupError):  # the last: nothing inside, or no such kind
             raise AuthenticationFailed("layer") from None
-        if counter > _LAST_COUNTER:
+        if counter > _LAST_COUNTER + 1:
             raise AuthenticationFailed("layer")
-        self._counter = counter + 1
-        return kind, memoryview(plain)[1:]
+        self._counter = counter
+        return opened
 
 
 @dataclass(frozen=True, slots=True)

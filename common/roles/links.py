@@ -35,7 +35,8 @@ IDLE_LINK = 180.0  # seconds without a circuit after which a link is closed
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_CIRCUIT_AND_COMMAND = itemgetter(0, 1)  # of a cell
+_CIRCUIT_AND_COMMAND, _BODY = itemgetter(0, 1), itemgetter(2)  # of a cell
+_RELAY = int(Command.RELAY)
 
 Place = tuple[bytes, str, int]  # identity, host and port of a relay
 
@@ -226,8 +227,8 @@ class Links:
             return
         for (circuit_id, command), run in groupby(cells, _CIRCUIT_AND_COMMAND):
             side = table.get(circuit_id)
-            if side is not None and command == Command.RELAY:
-                self._deliver(link, circuit_id, side, side.cells, [body for _, _, body in run])
+            if side is not None and command == _RELAY:
+                self._deliver(link, circuit_id, side, side.cells, list(map(_BODY, run)))
             else:
                 for cell in run:
                     self._other_cell(link, table, table.get(circuit_id), cell)

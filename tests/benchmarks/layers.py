@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from time import thread_time
 from typing import TypeVar
@@ -83,17 +84,27 @@ def _layer_costs(suite: Suite) -> tuple[float, float, list[bytes]]:
         layers = [os.urandom(parts.max_messages) for _ in range(CELLS)]
         sealing = opening = 0.0
         for hop in reversed(keys):
-            seal = partial(parts.sealer(hop.backward).seal, Kind.DELIVER if hop is keys[-1] else Kind.FORWARD)
-            seconds, layers = _timed(seal, layers)
+            sealer = parts.sealer(hop.backward)
+            if hop is keys[-1]:
+                seconds, layers = _timed(partial(sealer.seal, Kind.DELIVER), layers)
+            else:
+                seconds, wrapped = _timed(sealer.wrap, _runs(layers))
+                layers = list(chain.from_iterable(wrapped))
+                seconds /= _AT_ONCE
             sealing += seconds
         inside = layers
         for hop in keys:
-            seconds, opened = _timed(parts.opener(hop.backward).open, inside)
-            inside = [bytes(body) for _, body in opened]
-            opening += seconds
+            seconds, opened = _timed(parts.opener(hop.backward).open, _runs(inside))
+            inside = [bytes(body) for _, body in chain.from_iterable(opened)]
+            opening += seconds / _AT_ONCE
         seals.append(sealing / HOPS)
         opens.append(opening / HOPS)
     return statistics.median(seals), statistics.median(opens), layers
+
+
+def _runs(cells: Sequence[bytes]) -> list[Sequence[bytes]]:
+    """As many together as a link brings."""
+    return [cells[at : at + _AT_ONCE] for at in range(0, len(cells), _AT_ONCE)]
 
 
 def _tls_costs(folder: Path) -> tuple[float, float]:

@@ -42,8 +42,8 @@ PARSERS: dict[str, Callable[[bytes], object]] = {
     "finish": lambda data: client().finish(data),
     "name": lambda data: Reader(data).short_string(),
     "cells": lambda data: CellReader().feed(data),
-    "fernet layer": lambda data: SUITES[Suite.FERNET].opener(b"k" * 32).open(data),
-    "aes-gcm layer": lambda data: SUITES[Suite.AES_GCM].opener(b"k" * 32).open(data),
+    "fernet layer": lambda data: SUITES[Suite.FERNET].opener(b"k" * 32).open([data]),
+    "aes-gcm layer": lambda data: SUITES[Suite.AES_GCM].opener(b"k" * 32).open([data]),
 }
 
 

@@ -27,6 +27,7 @@ from common.wire.messages import (
     Sendme,
     decode_messages,
 )
+from tests.helpers import open_cell
 
 OWN, NEXT = b"o" * 32, b"n" * 32
 EXTEND = Extend("next", 9_001, NEXT, b"c" * CREATE_BODY)
@@ -55,7 +56,7 @@ class Bench:
         return [
             message
             for cell in self.hop.take_cells(0)
-            for message in decode_messages(self.stack.open(cell)[1])
+            for message in decode_messages(open_cell(self.stack, cell)[1])
         ]
 
 

@@ -22,7 +22,7 @@ from common.wire.messages import (
     Message,
     decode_messages,
 )
-from tests.helpers import flip
+from tests.helpers import flip, open_layer
 
 BOTH = pytest.mark.parametrize("suite", list(Suite))
 
@@ -62,7 +62,7 @@ class Bench:
         body: Bytes
         (body,) = self.origin.take_cells(0)
         for opener in self.openers:
-            _, body = opener.open(body)
+            _, body = open_layer(opener, body)
         (message,) = decode_messages(body)
         assert isinstance(message, Extend)
         return message
@@ -91,6 +91,15 @@ def test_each_extend_names_the_next_relay_of_the_path() -> None:
         extend = bench.extend()
         assert (extend.host, extend.port, extend.identity) == (f"relay{hop}", 9_000 + hop, bytes([hop]) * 32)
         bench.says(hop - 1, Extended(bench.answers(extend.create)))
+
+
+def test_what_a_new_hop_says_may_come_together_with_what_makes_it_one() -> None:
+    bench = Bench(2)
+    bench.origin.created(bench.answers(bench.origin.create))
+    extended = Extended(bench.answers(bench.extend().create))
+    cells = [bench.layered(0, extended.encode()), *(bench.layered(1, Drop(7).encode()) for _ in range(3))]
+    assert bench.origin.receive(cells, 0.0) == [HopAdded(2), Built()]
+    assert bench.says(1, Drop(7)) == []
 
 
 @pytest.mark.parametrize("hops", [0, 9, 100])

@@ -8,6 +8,7 @@ from common.crypto.layers import SUITES, Kind
 from common.crypto.onion import LayerStack
 from common.wire.cells import Bytes
 from common.wire.messages import Begin, Data
+from tests.helpers import open_cell, open_layer
 
 BEGIN, DATA = Begin(7, "secret.example", 80).encode(), Data(7, b"secret").encode()
 
@@ -72,12 +73,12 @@ def test_a_tap_sees_the_size_of_every_layer_and_changes_none(suite: Suite) -> No
     sizes = []
     for key in keys:
         sizes.append(len(layer))
-        _, layer = SUITES[suite].opener(key.forward).open(layer)
+        _, layer = open_layer(SUITES[suite].opener(key.forward), layer)
     assert seen == [(True, DATA, tuple(sizes))]
     layer = SUITES[suite].sealer(keys[2].backward).seal(Kind.DELIVER, DATA)
     sizes = [len(layer)]
     for key in keys[1::-1]:
         layer = SUITES[suite].sealer(key.backward).seal(Kind.FORWARD, layer)
         sizes.insert(0, len(layer))
-    assert tapped.open(layer)[1] == DATA
+    assert open_cell(tapped, layer)[1] == DATA
     assert seen[1] == (False, DATA, tuple(sizes))

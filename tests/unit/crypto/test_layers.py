@@ -23,7 +23,7 @@ from common.crypto.handshake import Suite
 from common.crypto.layers import MAX_HOPS, SUITES, FernetOpener, FernetSealer, Kind, Opener, Sealer
 from common.errors import AuthenticationFailed, TooLarge
 from common.wire.cells import MAX_BODY
-from tests.helpers import PATIENT, flip, flips
+from tests.helpers import PATIENT, flip, flips, open_layer
 
 KEY = bytes(range(32))
 BOTH = pytest.mark.parametrize("suite", list(Suite))
@@ -42,9 +42,9 @@ def refused(suite: Suite, layer: bytes, after: list[bytes] | None = None, key: b
     """An opener that has opened `after` refuses `layer`, and says no more than that."""
     fresh = opener(suite, key)
     for earlier in after or []:
-        fresh.open(earlier)
+        open_layer(fresh, earlier)
     with pytest.raises(AuthenticationFailed) as caught:
-        fresh.open(layer)
+        open_layer(fresh, layer)
     assert caught.value.args == ("layer",)
     assert caught.value.__cause__ is None
 
@@ -55,14 +55,14 @@ def test_layers_open_in_the_order_they_were_sealed(suite: Suite) -> None:
     for kind in Kind:
         for size in SIZES:
             body = bytes(size)
-            assert theirs.open(ours.seal(kind, body)) == (kind, body)
+            assert open_layer(theirs, ours.seal(kind, body)) == (kind, body)
 
 
 @pytest.mark.parametrize("suite", list(Suite))
 @given(body=st.binary(max_size=400), kind=st.sampled_from(Kind))
 @PATIENT
 def test_any_body_comes_back(suite: Suite, body: bytes, kind: Kind) -> None:
-    assert opener(suite).open(sealer(suite).seal(kind, body)) == (kind, body)
+    assert open_layer(opener(suite), sealer(suite).seal(kind, body)) == (kind, body)
 
 
 @BOTH
@@ -116,11 +116,11 @@ def test_a_replay_at_once_is_refused(suite: Suite) -> None:
 def test_a_replay_after_20_000_layers_is_refused(suite: Suite) -> None:
     ours, theirs = sealer(suite), opener(suite)
     first = ours.seal(Kind.DELIVER, b"first")
-    theirs.open(first)
+    open_layer(theirs, first)
     for _ in range(20_000):
-        theirs.open(ours.seal(Kind.DELIVER, b"x"))
+        open_layer(theirs, ours.seal(Kind.DELIVER, b"x"))
     with pytest.raises(AuthenticationFailed):
-        theirs.open(first)
+        open_layer(theirs, first)
 
 
 @BOTH
@@ -136,6 +136,30 @@ def test_reordered_layers_are_refused(suite: Suite) -> None:
     ours = sealer(suite)
     made = [ours.seal(Kind.DELIVER, b"x") for _ in range(3)]
     refused(suite, made[2], after=made[:1])
+
+
+@BOTH
+def test_a_run_is_wrapped_and_opened_as_one_after_another(suite: Suite) -> None:
+    ours, theirs = sealer(suite), opener(suite)
+    inside = [bytes([number]) * 100 * number for number in range(1, 6)]
+    made = [ours.seal(Kind.FORWARD, inside[0]), *ours.wrap(inside[1:4]), ours.seal(Kind.FORWARD, inside[4])]
+    assert [len(layer) for layer in made] == [len(sealer(suite).seal(Kind.FORWARD, body)) for body in inside]
+    opened = theirs.open(made[:2]) + theirs.open(made[2:])
+    assert opened == [(Kind.FORWARD, body) for body in inside]
+
+
+@BOTH
+@pytest.mark.parametrize("at", range(3))
+def test_a_changed_dropped_or_reordered_layer_in_a_run_is_refused(suite: Suite, at: int) -> None:
+    made = sealer(suite).wrap([b"1", b"2", b"3", b"4"])
+    for wrong in (
+        [*made[:at], flip(made[at], 5), *made[at + 1 :]],
+        [*made[:at], *made[at + 1 :]],
+        [*made[:at], made[at + 1], made[at], *made[at + 2 :]],
+        [*made[: at + 1], *made[at:]],
+    ):
+        with pytest.raises(AuthenticationFailed):
+            opener(suite).open(wrong)
 
 
 @BOTH
@@ -157,12 +181,17 @@ def test_a_used_up_counter_ends_the_circuit(suite: Suite) -> None:
     ours: Any = sealer(suite)
     theirs: Any = opener(suite)
     ours._counter = theirs._counter = 2**32 - 1
-    assert theirs.open(ours.seal(Kind.DELIVER, b"the last")) == (Kind.DELIVER, b"the last")
+    assert open_layer(theirs, ours.seal(Kind.DELIVER, b"the last")) == (Kind.DELIVER, b"the last")
     with pytest.raises(TooLarge):
         ours.seal(Kind.DELIVER, b"one too many")
+    ours._counter = theirs._counter = 2**32 - 2
+    assert len(theirs.open(ours.wrap([b"the last", b"two"]))) == 2
+    ours._counter = 2**32 - 1
+    with pytest.raises(TooLarge):
+        ours.wrap([b"the last", b"one too many"])
     ours._counter, theirs._counter = 0, 2**32
     with pytest.raises(AuthenticationFailed):
-        theirs.open(ours.seal(Kind.DELIVER, b"from the start"))
+        open_layer(theirs, ours.seal(Kind.DELIVER, b"from the start"))
 
 
 @BOTH
@@ -245,7 +274,7 @@ def test_the_timestamp_of_a_layer_is_0() -> None:
 
 def test_what_fernet_seals_with_our_head_our_opener_opens() -> None:
     token = Fernet(FERNET_KEY).encrypt_at_time(bytes([0, 0, 0, 0, 1, 0]) + b"body", 0)
-    assert FernetOpener(KEY).open(base64.urlsafe_b64decode(token)) == (Kind.DELIVER, b"body")
+    assert open_layer(FernetOpener(KEY), base64.urlsafe_b64decode(token)) == (Kind.DELIVER, b"body")
 
 
 @pytest.mark.parametrize("timestamp", [1, 499_162_800, 2**32, 2**63])
@@ -284,7 +313,7 @@ HEAD = bytes([0, 0, 0, 0, 1, 0])
 
 
 def test_the_bench_for_signed_nonsense_makes_layers() -> None:
-    assert FernetOpener(KEY).open(encrypted(HEAD + b"x" * 8 + b"\2\2")) == (Kind.DELIVER, b"x" * 8)
+    assert open_layer(FernetOpener(KEY), encrypted(HEAD + b"x" * 8 + b"\2\2")) == (Kind.DELIVER, b"x" * 8)
 
 
 @pytest.mark.parametrize("padding", [b"\0", b"\x11", b"\xff", b"\1\2", b"\0\0\3", b"\2\3\3", b"\3\2\3"])
@@ -327,7 +356,7 @@ def test_official_vector_generate(vector: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("plain_fernet")
 def test_official_vector_verify(vector: dict[str, Any]) -> None:
     key, token = base64.urlsafe_b64decode(vector["secret"]), base64.urlsafe_b64decode(vector["token"])
-    assert FernetOpener(key).open(token) == (Kind.FORWARD, vector["src"].encode())
+    assert open_layer(FernetOpener(key), token) == (Kind.FORWARD, vector["src"].encode())
 
 
 @pytest.mark.parametrize("vector", vectors("verify") + vectors("generate"), ids=lambda vector: str(vector["now"]))

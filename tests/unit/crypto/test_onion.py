@@ -5,9 +5,9 @@ import pytest
 from common.crypto.handshake import HopKeys, Suite
 from common.crypto.layers import MAX_HOPS, PROOF, SUITES, Kind, Opener, Sealer
 from common.crypto.onion import LayerStack
-from common.errors import AuthenticationFailed, ProtocolError, TooLarge
+from common.errors import AuthenticationFailed, ProtocolError, TooLarge, Unexpected
 from common.wire.cells import Bytes
-from tests.helpers import blocks, flip
+from tests.helpers import blocks, flip, open_cell, open_layer
 
 BOTH = pytest.mark.parametrize("suite", list(Suite))
 LENGTHS = pytest.mark.parametrize("hops", range(1, MAX_HOPS + 1))
@@ -39,10 +39,10 @@ def test_forward_each_relay_opens_one_layer(suite: Suite, hops: int) -> None:
     for count in range(5):
         layer, proof = stack.originate(b"messages" * count)
         for opener in openers[:-1]:
-            kind, layer = opener.open(layer)
+            kind, layer = open_layer(opener, layer)
             assert kind is Kind.FORWARD
         assert layer[-PROOF:] == proof
-        assert openers[-1].open(layer) == (Kind.DELIVER, b"messages" * count)
+        assert open_layer(openers[-1], layer) == (Kind.DELIVER, b"messages" * count)
 
 
 @BOTH
@@ -54,7 +54,7 @@ def test_backward_each_relay_seals_one_layer(suite: Suite, hops: int) -> None:
         layer = last
         for sealer in reversed(sealers[:-1]):
             layer = sealer.seal(Kind.FORWARD, layer)
-        assert stack.open(layer) == (hops - 1, b"messages" * count, last[-PROOF:])
+        assert open_cell(stack, layer) == (hops - 1, b"messages" * count, last[-PROOF:])
 
 
 @BOTH
@@ -62,7 +62,22 @@ def test_every_hop_can_be_told_apart(suite: Suite) -> None:
     stack, _, sealers = circuit(suite, 4)
     for speaker in (3, 0, 2, 1, 3):
         # a speaker's cell moves only the counters of the hops up to it: exactly those that sealed
-        assert stack.open(sent_back(sealers, speaker, b"x"))[0] == speaker
+        assert open_cell(stack, sent_back(sealers, speaker, b"x"))[0] == speaker
+
+
+@BOTH
+def test_a_run_of_one_hops_cells_is_opened_as_one_by_one(suite: Suite) -> None:
+    stack, _, sealers = circuit(suite, 3)
+    bodies = [b"messages" * count for count in range(1, 5)]
+    hop, found = stack.open([sent_back(sealers, 1, body) for body in bodies])
+    assert (hop, [messages for messages, _ in found]) == (1, bodies)
+
+
+@BOTH
+def test_a_run_of_cells_from_two_hops_is_refused(suite: Suite) -> None:
+    stack, _, sealers = circuit(suite, 3)
+    with pytest.raises(Unexpected):
+        stack.open([sent_back(sealers, speaker, b"x") for speaker in (2, 1, 2)])
 
 
 @BOTH
@@ -72,10 +87,10 @@ def test_no_relay_opens_another_relays_layer(suite: Suite) -> None:
         stack, openers, _ = circuit(suite, 3)
         layer, _proof = stack.originate(b"messages")
         for opener in openers[:position]:
-            layer = opener.open(layer)[1]
+            layer = open_layer(opener, layer)[1]
         for other in (index for index in range(3) if index != position):
             with pytest.raises(AuthenticationFailed):
-                openers[other].open(layer)
+                open_layer(openers[other], layer)
 
 
 @BOTH
@@ -91,7 +106,7 @@ def test_a_changed_backward_layer_is_refused_by_the_client(suite: Suite) -> None
         if changed_by == 0:
             layer = flip(layer, len(layer) // 2)
         with pytest.raises(AuthenticationFailed) as caught:
-            stack.open(layer)
+            open_cell(stack, layer)
         assert caught.value.args == ("layer",)
 
 
@@ -99,12 +114,12 @@ def test_a_changed_backward_layer_is_refused_by_the_client(suite: Suite) -> None
 def test_a_layer_that_the_last_hop_passes_on_is_refused(suite: Suite) -> None:
     stack, _, sealers = circuit(suite, 1)
     with pytest.raises(AuthenticationFailed):
-        stack.open(sealers[0].seal(Kind.FORWARD, b"there is no further hop"))
+        open_cell(stack, sealers[0].seal(Kind.FORWARD, b"there is no further hop"))
 
 
 def test_a_stack_without_hops_opens_nothing() -> None:
     with pytest.raises(AuthenticationFailed):
-        LayerStack().open(bytes(100))
+        open_cell(LayerStack(), bytes(100))
 
 
 @BOTH
@@ -123,11 +138,11 @@ def test_the_largest_body_fits_eight_hops_both_ways(suite: Suite) -> None:
     layer, _ = stack.originate(messages)
     assert len(layer) == 16_377
     for opener in openers:
-        _, layer = opener.open(layer)
+        _, layer = open_layer(opener, layer)
     assert layer == messages
     layer = sent_back(sealers, MAX_HOPS - 1, messages)
     assert len(layer) == 16_377
-    assert stack.open(layer)[1] == messages
+    assert open_cell(stack, layer)[1] == messages
 
 
 @BOTH
@@ -140,7 +155,7 @@ def test_one_cell_has_no_block_in_common_between_links(suite: Suite) -> None:
         found = blocks(bytes(layer))
         assert found.isdisjoint(seen)
         seen |= found
-        _, layer = opener.open(layer)
+        _, layer = open_layer(opener, layer)
 
 
 def test_suites_may_differ_between_hops() -> None:
@@ -150,8 +165,8 @@ def test_suites_may_differ_between_hops() -> None:
     stack.add(first)
     stack.add(second)
     layer, _ = stack.originate(b"x")
-    _, layer = SUITES[first.suite].opener(first.forward).open(layer)
-    assert SUITES[second.suite].opener(second.forward).open(layer) == (Kind.DELIVER, b"x")
+    _, layer = open_layer(SUITES[first.suite].opener(first.forward), layer)
+    assert open_layer(SUITES[second.suite].opener(second.forward), layer) == (Kind.DELIVER, b"x")
 
 
 @BOTH
@@ -161,6 +176,6 @@ def test_all_failures_are_protocol_errors_alike(suite: Suite) -> None:
     seen = set()
     for bad in (b"", bytes(57), bytes(16_377), good[:-1], flip(good, 0), flip(good, len(good) - 1)):
         with pytest.raises(ProtocolError) as caught:
-            stack.open(bad)
+            open_cell(stack, bad)
         seen.add((type(caught.value), caught.value.args))
     assert seen == {(AuthenticationFailed, ("layer",))}

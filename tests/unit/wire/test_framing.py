@@ -33,6 +33,7 @@ CELLS = [
     Cell(3, Command.RELAY, b"x" * MAX_BODY),
     Cell(0, Command.PADDING, b""),
     Cell(3, Command.DESTROY, b"\x01"),
+    Cell(4, Command.RELAY, b"y" * 16_000),
 ]
 
 
@@ -44,6 +45,10 @@ def raw_cell(circuit_id: int, command: int, length: int, after: bytes = b"") -> 
 def test_cells_come_out_alike_however_they_are_cut() -> None:
     data = b"".join(encode_cell(*cell) for cell in CELLS)
     feed_three_ways(reader, data, CELLS, trailing=encode_cell(*CELLS[5])[:-1])
+
+
+def test_cells_come_out_alike_where_each_is_a_record() -> None:
+    assert CellReader().feed(*(encode_cell(*cell) for cell in CELLS)) == CELLS
 
 
 @given(st.lists(st.integers(1, 5_000), max_size=20))
@@ -89,7 +94,7 @@ def test_a_length_beyond_the_cell_is_refused(command: int, length: int) -> None:
     refused_three_ways(reader, raw_cell(1 if command else 0, command, length), Malformed)
 
 
-@pytest.mark.parametrize("cell", [CELLS[0], CELLS[1], CELLS[2], CELLS[4], CELLS[6]])
+@pytest.mark.parametrize("cell", [CELLS[0], CELLS[1], CELLS[2], CELLS[4], CELLS[6], CELLS[8]])
 def test_padding_that_is_not_zero_is_refused_at_every_edge(cell: Cell) -> None:
     data = encode_cell(*cell)
     first = HEADER.size + len(cell.body)
