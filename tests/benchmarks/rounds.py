@@ -66,25 +66,29 @@ class Rounds:
         self._turn = 0
         self._moved: dict[str, tuple[int, float]] = {}  # contender: bytes and CPU seconds of this round
 
-    def run(self, rounds: int, works: Sequence[str], deadline: Deadline) -> int:
-        """Up to `rounds` rounds, as many as will fit before the deadline; returns how many were done whole."""
+    def run(self, rounds: int, works: Sequence[str], deadline: Deadline, first: int = 0) -> int:
+        """Up to `rounds` rounds, as many as will fit before the deadline; returns how many were done whole.
+
+        `first` is the number of the first one.
+        """
         longest = 0.0
-        for self._turn in range(rounds):
+        for done in range(rounds):
+            self._turn = first + done
             if deadline.left() < longest:
-                return self._turn
+                return done
             begun = monotonic()
             self._moved = {}
-            first = self._turn % len(self._contenders)
-            order = [*self._contenders[first:], *self._contenders[:first]]
+            begins = self._turn % len(self._contenders)
+            order = [*self._contenders[begins:], *self._contenders[:begins]]
             for name in works:
                 for contender in order:
                     if deadline.expired:
-                        return self._turn
+                        return done
                     self._one(name, contender)
             for who, (count, seconds) in self._moved.items():
                 self._note(who, "cpu", seconds / (count / 1e9))
             longest = max(longest, monotonic() - begun)
-            say(f"round {self._turn + 1} of {rounds}: {monotonic() - begun:.0f} s")
+            say(f"round {self._turn + 1}: {monotonic() - begun:.0f} s")
         return rounds
 
     def _one(self, name: str, contender: Contender) -> None:

@@ -1,8 +1,8 @@
 """Two versions of the programs beside each other: `python -m tests.benchmarks.versions ../other-checkout`.
 
 The speed of a shared machine wavers by half within minutes, and by a tenth between two networks of the same
-programs. So both versions are up at once, do each work in turns, and only the ratio within a round counts: some
-rounds tell a difference of 5 %. This checkout against itself (`.`) shows what is noise.
+programs. So both versions are up at once and do each work in turns, each round has fresh networks, and only the ratio
+within a round counts: ten rounds tell a difference of 5 %. This checkout against itself (`.`) shows what is noise.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from tests.benchmarks.networks import Ours
 from tests.benchmarks.processes import ROOT, Processes
 from tests.benchmarks.report import as_text, comparison
 from tests.benchmarks.results import Results
-from tests.benchmarks.rounds import FULL, WORKS, Rounds, run_program, say, warm_up
+from tests.benchmarks.rounds import FULL, WORKS, Rounds, run_program, warm_up
 
 HERE, OTHER = "here", "other"
-ROUNDS = 5
-TIME = 3_600.0  # seconds for all rounds
+ROUNDS = 10
+TIME = 600.0  # seconds for a round
 _CLIENT_INSIDE = "circuits"  # is built by this checkout's client, whoever's the relays are
 CHOICE = [name for name in WORKS if name not in (_CLIENT_INSIDE, "network_start", "client_start", "open")]
 
@@ -31,15 +31,17 @@ def main(arguments: Sequence[str]) -> int:
     results = Results()
     with tempfile.TemporaryDirectory(prefix="bench-") as name, Processes() as processes:
         _, target = processes.helper("target")
-        contenders = [
-            Ours(options.suite, target, processes, Path(name) / who, name=who, checkout=checkout)
-            for who, checkout in ((HERE, ROOT), (OTHER, options.other))
-        ]
-        for contender in contenders:
-            contender.start()
-            warm_up(contender)
-            say(f"{contender.name} is up")
-        Rounds(contenders, processes, results, FULL, Path(name)).run(options.rounds, options.only, Deadline(TIME))
+        for turn in range(options.rounds):
+            folder = Path(name) / str(turn)
+            contenders = [
+                Ours(options.suite, target, processes, folder / who, name=who, checkout=checkout)
+                for who, checkout in ((HERE, ROOT), (OTHER, options.other))
+            ]
+            for contender in contenders:
+                contender.start()
+                warm_up(contender)
+            Rounds(contenders, processes, results, FULL, folder).run(1, options.only, Deadline(TIME), turn)
+            processes.end(child for contender in contenders for child in contender.children())
     print(as_text(comparison(results, [HERE, OTHER], {f"{HERE} against {OTHER}": (HERE, OTHER)})))
     for problem in results.problems:
         print(problem)
