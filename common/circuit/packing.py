@@ -1,7 +1,8 @@
 """Messages into cells: what is said on a circuit waits here until its turn's end, and is sealed in order.
 
-On a long path a transfer's cell may wait a little longer, until it is full: a target that sends a segment or two
-at a time would else have the relays carry ten times as much padding. Anything else takes along what waits.
+What is a little more than a short cell holds goes in a few short ones: a long one would be mostly padding, which a
+slow link has to carry too. On a long path a transfer's cell may wait to be full: a target that sends a segment
+or two at a time would else have the relays carry ten times as much padding. Anything else takes along what waits.
 """
 
 from math import isfinite
@@ -9,6 +10,7 @@ from typing import Protocol
 
 from common.circuit.congestion import CongestionWindow
 from common.circuit.window import CircuitSendWindow
+from common.crypto.layers import MAX_HOPS
 from common.wire.cells import MAX_BODY, MAX_SHORT_BODY, Bytes
 from common.wire.messages import HEADER, Mark, encode_data_header
 
@@ -16,7 +18,10 @@ FILL_PART = 1 / 20  # of the base round trip: so long a transfer's cell may wait
 MOST_FILL_TIME = 0.010  # but no more seconds than this,
 LEAST_FILL_TIME = 0.001  # and not at all where it would be less than this: not worth a timer
 FULL = 3 / 4  # of a cell that does not wait
+FEW = 4  # short cells at most that are sent instead of a long one: a quarter of its bytes, and done sooner
 _MARK = Mark().encode()
+_HEADER_SIZE = HEADER.size
+_HOPS = 3  # of most paths; on a longer one cells are long near the client
 
 
 class Seal(Protocol):
@@ -31,10 +36,12 @@ class Packing:
 
     __slots__ = (
         "_congestion",
+        "_few",
         "_max_messages",
         "_seal",
         "_sealed_at",
         "_short",
+        "_size",
         "_urgent",
         "_window",
         "filling",
@@ -48,6 +55,7 @@ class Packing:
     ) -> None:
         """`max_messages` is the suite's."""
         self.outgoing: list[tuple[bytes, Bytes, int]] = []  # a message, or DATA's header, the DATA and its length
+        self._size = 0  # bytes of it all
         self.unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
         self.filling: float | None = None  # since when a part of it waits to fill a cell
         self._urgent = False  # something in it must not wait
@@ -55,13 +63,16 @@ class Packing:
         self._sealed_at = 0.0
         self._max_messages = max_messages - len(_MARK)  # any cell may turn out to be marked
         self.max_data = self._max_messages - HEADER.size
-        self._short = MAX_SHORT_BODY - (MAX_BODY - max_messages)  # bytes of messages that fit a short cell
+        # Bytes of messages in a short cell: so many that it is one on all links of a path of three hops.
+        self._short = MAX_SHORT_BODY - (MAX_BODY - max_messages) * _HOPS // MAX_HOPS - len(_MARK)
+        self._few = FEW * (self._short - _HEADER_SIZE)
         self._window = window
         self._congestion = congestion
 
     def add(self, message: bytes) -> None:
         """What is no DATA, and does not wait; nothing at all makes a cell for a mark."""
         self.outgoing.append((message, b"", 0))
+        self._size += len(message)
         self._urgent = True
 
     def add_data(self, stream_id: int, data: bytes, *, patient: bool) -> None:
@@ -72,12 +83,14 @@ class Packing:
             self._urgent = True
         if 0 < size <= most:
             outgoing.append((encode_data_header(stream_id, size), data, size))
+            self._size += _HEADER_SIZE + size
             return
         view = memoryview(data)
         for at in range(0, size, most):
             piece = view[at : at + most]
             count = len(piece)
             outgoing.append((encode_data_header(stream_id, count), piece, count))
+            self._size += _HEADER_SIZE + count
 
     def take_cells(self, now: float, *, full: bool = False) -> list[bytes]:
         """The cell bodies to send now, sealed and in order; messages that fit together share a cell.
@@ -86,27 +99,37 @@ class Packing:
         """
         cells: list[bytes] = []
         outgoing, window, step = self.outgoing, self._window, self._congestion.step
-        at, end = 0, len(outgoing)
+        at, end, left, unsealed = 0, len(outgoing), self._size, self.unsealed
         while at < end:
+            if full and left <= self._max_messages and self._may_fill(left, unsealed, now):
+                if self.filling is None or at:
+                    self.filling = now
+                del outgoing[:at]
+                self._size, self.unsealed = left, unsealed
+                break
+            few = left <= self._few
+            most = self._short if few else self._max_messages
             parts: list[Bytes] = []
-            begin = at
             size = count = 0
             while at < end:
                 head, data, length = outgoing[at]
-                size += len(head) + length
-                if size > self._max_messages and parts:
-                    break
+                if size + len(head) + length > most:
+                    room = most - size - _HEADER_SIZE
+                    if few and length and room > 0:
+                        _split(outgoing, at, room)
+                        left, end = left + _HEADER_SIZE, end + 1
+                        few = False  # once fills a cell
+                        continue
+                    if parts:
+                        break
                 parts.append(head)
+                size += len(head) + length
                 if length:
                     parts.append(data)
                     count += length
                 at += 1
-            if full and at == end and self._may_fill(size, count, now):
-                if self.filling is None or begin:
-                    self.filling = now
-                del outgoing[:begin]
-                self.unsealed = count
-                break
+            left -= size
+            unsealed -= count
             if window.cell_sent(count, step):
                 parts.append(_MARK)
                 body, proof = self._seal(*parts)
@@ -116,7 +139,7 @@ class Packing:
             cells.append(body)
         else:
             outgoing.clear()
-            self.unsealed = 0
+            self._size = self.unsealed = 0
             self.filling = None
             self._urgent = False
         if cells:
@@ -142,3 +165,12 @@ class Packing:
         if patience < LEAST_FILL_TIME or now - self._sealed_at > patience:
             return False
         return self._congestion.window > self._window.flying + count  # with no room left, no more would come
+
+
+def _split(outgoing: list[tuple[bytes, Bytes, int]], at: int, room: int) -> None:
+    """Makes two of the DATA that stands there: `room` bytes, and the rest."""
+    head, data, _ = outgoing[at]
+    _, stream_id, _ = HEADER.unpack(head)
+    view = memoryview(data)
+    pieces = view[:room], view[room:]
+    outgoing[at : at + 1] = [(encode_data_header(stream_id, len(piece)), piece, len(piece)) for piece in pieces]

@@ -22,7 +22,11 @@ from common.circuit.congestion import INITIAL, MIN_STEP
 from common.circuit.endpoint import LAST_STREAM_ID, Endpoint
 from common.circuit.stream import TABLE, Event, Side, State, Stream
 from common.circuit.window import CIRCUIT_WINDOW, STREAM_WINDOW
+from common.crypto.handshake import HopKeys, Suite
+from common.crypto.layers import SUITES
+from common.crypto.onion import LayerStack
 from common.errors import EndReason, Malformed, TooLarge, Unexpected, WindowViolated
+from common.wire.cells import MAX_SHORT_BODY
 from common.wire.messages import (
     CREATE_BODY,
     CREATED_BODY,
@@ -514,6 +518,49 @@ def test_data_is_cut_to_fit_and_comes_together_again(size: int) -> None:
     assert len(cells) == -(-size // (MAX_MESSAGES - 10))  # the header, and room for a MARK
     pieces = [message for cell in cells for message in decode_messages(cell)]
     assert b"".join(piece.data for piece in pieces if isinstance(piece, Data)) == data[:size]
+
+
+@pytest.mark.parametrize("suite", list(Suite))
+@pytest.mark.parametrize("size", [1, 800, 811, 1_024, 1_500, 2_048, 2_896, 3_000])
+def test_a_little_more_than_a_short_cell_holds_is_in_a_few_short_ones(suite: Suite, size: int) -> None:
+    """On all links of a path of three hops, whatever else is said and a mark besides."""
+    stack = LayerStack()
+    for hop in range(3):
+        stack.add(HopKeys(suite, bytes([hop]) * 32, bytes([hop]) * 32))
+    client = Endpoint(Side.CLIENT, stack.originate, SUITES[suite].max_messages)
+    client.begin("target", 1, 0.0)
+    client.take_cells(0)
+    data = bytes(range(256)) * 12
+    client.send(1, data[:size])
+    client.finish(1)
+    cells = client.take_cells(0)
+    assert len(cells) == -(-size // (800 if suite is Suite.FERNET else 950))
+    assert max(map(len, cells)) <= MAX_SHORT_BODY
+
+
+def test_what_is_in_a_few_short_cells_comes_together_again() -> None:
+    client = opened(Side.CLIENT)
+    data = bytes(range(256)) * 12
+    said: list[Message] = []
+    for size in range(700, 3_000, 37):
+        client.send(1, data[:size])
+        client.tell(Drop(0))
+        cells = client.take_cells(0)
+        messages = [message for cell in cells for message in decode_messages(cell)]
+        assert b"".join(message.data for message in messages if isinstance(message, Data)) == data[:size]
+        assert client.packing.unsealed == 0 and not client.packing.outgoing
+        said += messages
+    assert sum(isinstance(message, Drop) for message in said) == len(range(700, 3_000, 37))
+
+
+def test_what_is_large_and_no_data_is_in_a_long_cell() -> None:
+    """EXTEND, which is never cut."""
+    client = endpoint(Side.CLIENT)
+    extend = Extend("relay", 1, bytes(32), bytes(CREATE_BODY))
+    client.tell(Drop(0))
+    client.tell(extend)
+    client.tell(Drop(0))
+    assert [decode_messages(cell) for cell in client.take_cells(0)] == [[Drop(0)], [extend], [Drop(0)]]
 
 
 def test_no_cell_is_empty_or_too_large() -> None:
