@@ -13,33 +13,22 @@ and scheduling is the outbox's.
 
 import logging
 import socket
-import ssl
 import threading
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from itertools import count, groupby
 from time import monotonic
 from typing import Protocol
 
-from common.errors import AuthenticationFailed, Closed, DestroyReason, ProtocolError, Unexpected
+from common.errors import Closed, DestroyReason, ProtocolError, Unexpected
 from common.net.deadline import Deadline
-from common.net.handshake import PATIENCE, connect, receive, send_all, shake_hands, text_of, tune
-from common.net.kernel_queue import KernelQueue, limit_arrivals
+from common.net.handshake import PATIENCE, text_of
+from common.net.kernel_queue import KernelQueue
 from common.net.outbox import HIGH_WATER, QUANTUM, Outbox
 from common.net.poller import READ, WRITE
 from common.net.pump import Pump
-from common.net.tls import TlsSession, client_context
-from common.wire.cells import (
-    Bytes,
-    Cell,
-    Command,
-    choose_version,
-    cut_cells,
-    encode_cell,
-    encode_hello,
-    join_cells,
-    size_of,
-)
+from common.net.tls import TlsSession
+from common.wire.cells import Bytes, Cell, Command, cut_cells, join_cells, size_of
 from common.wire.framing import CellReader
 
 BATCH = QUANTUM  # bytes encrypted at once: enough for one system call, little enough to stay in order
@@ -50,7 +39,6 @@ _NOTHING = memoryview(b"")
 
 _logger = logging.getLogger(__name__)
 _numbers = count(1)
-_client_context = cache(client_context)
 
 
 class LinkOwner(Protocol):
@@ -70,9 +58,18 @@ class LinkOwner(Protocol):
 
 
 class Link:
-    """One connected link, from `dial` or `accept`. Nothing is sent or received before `start`."""
+    """One connected link, from `link_opening`. Nothing is sent or received before `start`."""
 
-    def __init__(self, sock: socket.socket, tls: TlsSession, owner: LinkOwner, identity: bytes | None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        tls: TlsSession,
+        owner: LinkOwner,
+        identity: bytes | None,
+        reader: CellReader,
+        early: list[Cell],
+    ) -> None:
+        """`identity`: whom we dialled, None for who dialled us; `early`: the cells that came with HELLO."""
         self.identity = identity
         self.dialled = identity is not None
         self.name = f"link {next(_numbers)}" + (f" to {identity.hex()[:8]}" if identity else "")
@@ -95,64 +92,14 @@ class Link:
         self._ended = threading.Event()
         # The pump's thread only.
         self._tls = tls
-        self._cells = CellReader()
-        self._early: list[Cell] = []  # came with HELLO
+        self._reader = reader
+        self._early = early
         self._unsent = _NOTHING
         self._kernel = KernelQueue(sock)
         self._interest = 0
         self._full = False  # the kernel takes no more for now
         self._full_since = 0.0
         self._timed = False
-
-    # ---- making one: these wait, up to their deadline
-
-    @classmethod
-    def dial(cls, address: tuple[str, int], identity: bytes, owner: LinkOwner, deadline: Deadline) -> "Link":
-        """A link to exactly `identity` at a host (IPv4, IPv6 or name) and port; no cell is sent to anyone else.
-
-        Raises `AuthenticationFailed` (somebody else answered) or `Closed` (all other failures).
-        """
-        sock = connect(address, deadline)
-        return cls._open(sock, TlsSession(_client_context(), server_side=False), owner, identity, deadline)
-
-    @classmethod
-    def accept(cls, sock: socket.socket, context: ssl.SSLContext, owner: LinkOwner, deadline: Deadline) -> "Link":
-        """A link on a socket that a listener accepted, which from now on is the link's; raises `Closed`."""
-        return cls._open(sock, TlsSession(context, server_side=True), owner, None, deadline)
-
-    @classmethod
-    def _open(
-        cls, sock: socket.socket, tls: TlsSession, owner: LinkOwner, identity: bytes | None, deadline: Deadline
-    ) -> "Link":
-        try:
-            tune(sock)
-            limit_arrivals(sock)
-            shake_hands(sock, tls, identity, deadline)
-            link = cls(sock, tls, owner, identity)
-            link._greet(deadline)
-            sock.setblocking(False)
-        except AuthenticationFailed:
-            sock.close()
-            raise
-        except (OSError, ProtocolError, Closed) as error:
-            sock.close()
-            reason = getattr(error, "reason", None) or DestroyReason.UNREACHABLE
-            raise Closed(f"the link's handshake failed: {text_of(error)}", reason) from None
-        return link
-
-    def _greet(self, deadline: Deadline) -> None:
-        """Exchanges HELLO; what comes behind it is kept for `start`."""
-        self._tls.write(encode_cell(0, Command.HELLO, encode_hello()))
-        send_all(self._sock, self._tls.outgoing(), deadline)
-        while True:
-            cells = self._cells.feed(*self._tls.read())  # first what came with the end of the handshake
-            if cells:
-                break
-            self._tls.feed(receive(self._sock, deadline))
-        if cells[0].command != Command.HELLO:
-            raise Unexpected("the first cell is not HELLO")
-        choose_version(cells[0].body)
-        self._early = cells[1:]  # `own` stands for these too, as HELLO is one
 
     def start(self, pump: Pump) -> None:
         """Serves it on the pump's thread from now on, once: register the link first, its cells come at once."""
@@ -351,8 +298,8 @@ class Link:
         if not received:
             raise Closed("the peer closed the link")
         self.bytes_in += received
-        cells = self._cells.feed(*self._tls.read(buffer[:received]))
-        if self._cells.own:
+        cells = self._reader.feed(*self._tls.read(buffer[:received]))
+        if self._reader.own:
             self._deliver_others(cells)
         elif cells:
             self.cells_in += len(cells)

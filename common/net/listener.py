@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from common.errors import Closed
+from common.net import link_opening
 from common.net.binding import listen_on
 from common.net.deadline import Deadline
 from common.net.link import Link, LinkOwner
@@ -215,7 +216,7 @@ class Listener(Acceptor[Link]):
         """As `Acceptor`: `on_link` gets each new link, which it registers and starts."""
 
         def accept(sock: socket.socket, deadline: Deadline) -> Link:
-            return Link.accept(sock, context, owner, deadline)
+            return link_opening.accept(sock, context, owner, deadline)
 
         super().__init__(address, accept, on_link, whose="a relay", handshake_time=handshake_time, shared=shared)
 

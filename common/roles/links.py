@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Protocol, TypeVar
 
 from common.errors import Closed, DestroyReason, ProtocolError, TooLarge, Unexpected
+from common.net import link_opening
 from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.pump import Pump
@@ -128,7 +129,7 @@ class Links:
         try:
             link = self.find(address, identity)
             if link is None:
-                link = Link.dial(address, identity, self, deadline)
+                link = link_opening.dial(address, identity, self, deadline)
                 self.add(link)
                 with self._lock:
                     self._dialled[place] = link

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import perf_counter
 
 from common.errors import Closed
+from common.net import link_opening
 from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.listener import Listener
@@ -129,7 +130,7 @@ def main() -> None:
         process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs, certificate, key))
         process.start()
         client = _Client()
-        link = Link.dial(ours.recv(), identity, client, Deadline(10))
+        link = link_opening.dial(ours.recv(), identity, client, Deadline(10))
         pump = Pump()
         pump.start()
         link.start(pump)

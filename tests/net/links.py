@@ -17,6 +17,7 @@ from typing import IO
 import pytest
 
 from common.errors import Closed
+from common.net import link_opening
 from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.pump import Pump
@@ -111,8 +112,8 @@ def open_links(
         address = server.getsockname()
         if through:
             address = through(address).address
-        dialled = pool.submit(Link.dial, address, identity, dialling, Deadline(PATIENCE))
-        accepted = Link.accept(server.accept()[0], context, accepting, Deadline(PATIENCE))
+        dialled = pool.submit(link_opening.dial, address, identity, dialling, Deadline(PATIENCE))
+        accepted = link_opening.accept(server.accept()[0], context, accepting, Deadline(PATIENCE))
         return dialled.result(), accepted
 
 
@@ -177,7 +178,7 @@ def raw_and_link(owner: Recorder) -> Iterator[tuple[RawPeer, Link]]:
     """A hand-written dialling side, HELLO said, and the link that accepted it."""
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         raw = RawPeer(socket.create_connection(server.getsockname()), server_side=False)
-        future = pool.submit(Link.accept, server.accept()[0], node()[0], owner, Deadline(PATIENCE))
+        future = pool.submit(link_opening.accept, server.accept()[0], node()[0], owner, Deadline(PATIENCE))
         raw.handshake()
         raw.hello()
         link = future.result()

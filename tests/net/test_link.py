@@ -14,6 +14,7 @@ import pytest
 
 from common.errors import AuthenticationFailed, Closed, DestroyReason, Malformed, TooLarge
 from common.net import link as link_module
+from common.net import link_opening
 from common.net import tls as tls_module
 from common.net.deadline import Deadline
 from common.net.kernel_queue import ARRIVED
@@ -132,7 +133,7 @@ def test_cells_that_came_with_the_handshake_wait_for_start() -> None:
     owner = Recorder()
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         raw = RawPeer(socket.create_connection(server.getsockname()), server_side=False)
-        future = pool.submit(Link.accept, server.accept()[0], context, owner, Deadline(PATIENCE))
+        future = pool.submit(link_opening.accept, server.accept()[0], context, owner, Deadline(PATIENCE))
         raw.handshake()
         hello = encode_cell(0, Command.HELLO, encode_hello())
         raw.say(hello + encode_cell(1, RELAY, b"a") + encode_cell(1, RELAY, b"b")[:500])
@@ -373,7 +374,7 @@ def test_a_peer_that_never_reads_ends_as_overloaded(monkeypatch: pytest.MonkeyPa
 def test_another_identity_fails_and_gets_no_cell() -> None:
     owner = Recorder()
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
-        dialled = pool.submit(Link.dial, server.getsockname(), bytes(32), owner, Deadline(PATIENCE))
+        dialled = pool.submit(link_opening.dial, server.getsockname(), bytes(32), owner, Deadline(PATIENCE))
         raw = RawPeer(server.accept()[0], server_side=True)
         with pytest.raises(AssertionError):  # no end of a handshake, let alone a HELLO
             while not raw.tls.handshake():
@@ -391,9 +392,9 @@ def test_another_identity_fails_and_gets_no_cell() -> None:
 def test_the_accepting_side_of_a_failed_identity_sees_a_closed_link() -> None:
     owner = Recorder()
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
-        dialled = pool.submit(Link.dial, server.getsockname(), bytes(32), Recorder(), Deadline(PATIENCE))
+        dialled = pool.submit(link_opening.dial, server.getsockname(), bytes(32), Recorder(), Deadline(PATIENCE))
         with pytest.raises(Closed):
-            Link.accept(server.accept()[0], node()[0], owner, Deadline(PATIENCE))
+            link_opening.accept(server.accept()[0], node()[0], owner, Deadline(PATIENCE))
         assert isinstance(dialled.exception(), AuthenticationFailed)
     assert not owner.cells
     assert not owner.errors
@@ -404,11 +405,11 @@ def test_no_common_version_is_a_clear_error_on_both_sides(raw_is_server: bool) -
     context, identity = node()
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         if raw_is_server:
-            link = pool.submit(Link.dial, server.getsockname(), identity, Recorder(), Deadline(PATIENCE))
+            link = pool.submit(link_opening.dial, server.getsockname(), identity, Recorder(), Deadline(PATIENCE))
             raw = RawPeer(server.accept()[0], server_side=True)
         else:
             raw = RawPeer(socket.create_connection(server.getsockname()), server_side=False)
-            link = pool.submit(Link.accept, server.accept()[0], context, Recorder(), Deadline(PATIENCE))
+            link = pool.submit(link_opening.accept, server.accept()[0], context, Recorder(), Deadline(PATIENCE))
         raw.handshake()
         raw.hello((8, 9))
         with pytest.raises(Closed, match=r"no common protocol version: we speak \[1\], the peer \[8, 9\]"):
@@ -430,7 +431,7 @@ def test_no_common_version_is_a_clear_error_on_both_sides(raw_is_server: bool) -
 def test_a_wrong_first_cell_fails_the_handshake(said: bytes, text: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         raw = RawPeer(socket.create_connection(server.getsockname()), server_side=False)
-        link = pool.submit(Link.accept, server.accept()[0], node()[0], Recorder(), Deadline(PATIENCE))
+        link = pool.submit(link_opening.accept, server.accept()[0], node()[0], Recorder(), Deadline(PATIENCE))
         raw.handshake()
         raw.say(said)
         with pytest.raises(Closed, match=text):
@@ -441,18 +442,18 @@ def test_a_wrong_first_cell_fails_the_handshake(said: bytes, text: str) -> None:
 def test_silence_ends_a_handshake_at_its_deadline() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         with pytest.raises(Closed, match="timed out"):
-            Link.dial(server.getsockname(), node()[1], Recorder(), Deadline(0.1))
+            link_opening.dial(server.getsockname(), node()[1], Recorder(), Deadline(0.1))
         with pytest.raises(Closed, match="timed out"):
-            Link.dial(server.getsockname(), node()[1], Recorder(), Deadline(0.0))
+            link_opening.dial(server.getsockname(), node()[1], Recorder(), Deadline(0.0))
 
 
 def test_nobody_there_is_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
     with pytest.raises(Closed, match="cannot connect: connection refused"):
-        Link.dial(address, node()[1], Recorder(), Deadline(PATIENCE))
+        link_opening.dial(address, node()[1], Recorder(), Deadline(PATIENCE))
     with pytest.raises(Closed, match="not known"):
-        Link.dial(("..", 1), node()[1], Recorder(), Deadline(PATIENCE))
+        link_opening.dial(("..", 1), node()[1], Recorder(), Deadline(PATIENCE))
 
 
 # ---- ends
@@ -490,7 +491,7 @@ def test_endless_key_updates_do_not_fill_our_memory(monkeypatch: pytest.MonkeyPa
     owner = Recorder()
     with dialled_by_openssl() as (asker, sock):
         asker.write(encode_cell(0, Command.HELLO, encode_hello()))
-        link = Link.accept(sock, node()[0], owner, Deadline(PATIENCE))
+        link = link_opening.accept(sock, node()[0], owner, Deadline(PATIENCE))
         start(link)
         deadline = Deadline(PATIENCE)
         try:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from common.errors import Closed, ConfigError
+from common.net import link_opening
 from common.net import listener as listener_module
 from common.net.deadline import Deadline
 from common.net.link import Link
@@ -52,7 +53,7 @@ def listening(
 
 def dial(listener: Listener, owner: Recorder) -> Link:
     """A started link to the listener."""
-    link = Link.dial(listener.address, node()[1], owner, Deadline(PATIENCE))
+    link = link_opening.dial(listener.address, node()[1], owner, Deadline(PATIENCE))
     start(link)
     return link
 
