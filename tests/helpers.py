@@ -19,7 +19,6 @@ MS = 0.001  # every timeout in a test is a multiple of this
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # whatever else the machine does
 
 
-
 def open_layer(opener: Opener, layer: Bytes) -> tuple[Kind, Bytes]:
     """One, where a test has one."""
     (opened,) = opener.open([layer])

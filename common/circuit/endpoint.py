@@ -22,7 +22,7 @@ from common.circuit.packing import Packing, Seal
 from common.circuit.stream import OWES_END, TAKES_DATA, UNMOVED_BY_DATA, Event, Side, State, Stream, next_state
 from common.circuit.window import CIRCUIT_WINDOW, CircuitReceiveWindow, CircuitSendWindow
 from common.crypto.layers import PROOF
-from common.errors import EndReason, TooLarge, Unexpected
+from common.errors import EndReason, TooLarge, Unexpected, WindowViolated
 from common.wire.cells import Bytes
 from common.wire.messages import (
     Begin,
@@ -278,7 +278,10 @@ class Endpoint:
             return
         if stream.advances:
             self._advance(stream_id, stream)
-        stream.sent(len(data), self._send_window.sent + self.packing.unsealed, self._congestion.window)
+        size, sent = len(data), self._send_window.sent + self.packing.unsealed
+        if sent + size > self._send_window.limit:
+            raise WindowViolated("sent beyond the circuit's limit")
+        stream.sent(size, sent, self._congestion.window)
         self.packing.add_data(stream_id, data, patient=stream.send_window.sent > TRANSFER)
 
     def taken(self, stream_id: int, count: int, now: float) -> bool:

@@ -36,7 +36,7 @@ class Got(Key):
 
 
 # By names of this module's: to ask a class each time takes four times as long.
-_FORWARD, _DELIVER = Kind
+_FORWARD, _DELIVER = Kind.FORWARD, Kind.DELIVER
 _MIDDLE, _EXIT = HopState.MIDDLE, HopState.EXIT
 
 TABLE: dict[tuple[HopState, Got], HopState] = {

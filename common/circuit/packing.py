@@ -18,10 +18,10 @@ FILL_PART = 1 / 20  # of the base round trip: so long a transfer's cell may wait
 MOST_FILL_TIME = 0.010  # but no more seconds than this,
 LEAST_FILL_TIME = 0.001  # and not at all where it would be less than this: not worth a timer
 FULL = 3 / 4  # of a cell that does not wait
-FEW = 4  # short cells at most that are sent instead of a long one: a quarter of its bytes, and done sooner
+FEW = 4  # short cells of DATA that are sent instead of a long one, at most: a quarter of its bytes
 _MARK = Mark().encode()
 _HEADER_SIZE = HEADER.size
-_HOPS = 3  # of most paths; on a longer one cells are long near the client
+_HOPS = 5  # of the longest path that is drawn unless asked for; on longer ones cells are long near the client
 
 
 class Seal(Protocol):
@@ -63,7 +63,7 @@ class Packing:
         self._sealed_at = 0.0
         self._max_messages = max_messages - len(_MARK)  # any cell may turn out to be marked
         self.max_data = self._max_messages - HEADER.size
-        # Bytes of messages in a short cell: so many that it is one on all links of a path of three hops.
+        # Bytes of messages in a short cell: so many that it is one on all links of a path of so many hops.
         self._short = MAX_SHORT_BODY - (MAX_BODY - max_messages) * _HOPS // MAX_HOPS - len(_MARK)
         self._few = FEW * (self._short - _HEADER_SIZE)
         self._window = window
@@ -95,7 +95,8 @@ class Packing:
     def take_cells(self, now: float, *, full: bool = False) -> list[bytes]:
         """The cell bodies to send now, sealed and in order; messages that fit together share a cell.
 
-        With `full`, what would be a long cell of much padding may stay for `fill_time` seconds: `filling` tells.
+        With `full`, what is more than a short cell and much less than a long one may stay for `fill_time` seconds:
+        `filling` tells.
         """
         cells: list[bytes] = []
         outgoing, window, step = self.outgoing, self._window, self._congestion.step
@@ -118,8 +119,7 @@ class Packing:
                     if few and length and room > 0:
                         _split(outgoing, at, room)
                         left, end = left + _HEADER_SIZE, end + 1
-                        few = False  # once fills a cell
-                        continue
+                        continue  # with the piece that fills the cell
                     if parts:
                         break
                 parts.append(head)

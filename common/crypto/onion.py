@@ -9,7 +9,7 @@ from common.wire.cells import Bytes
 
 # Is told of each cell: whether it goes out, its messages, and the size of each layer, the outermost first.
 Tap = Callable[[bool, Bytes, Sequence[int]], None]
-_FORWARD, _DELIVER = Kind  # to ask the class each time takes four times as long
+_FORWARD, _DELIVER = Kind.FORWARD, Kind.DELIVER  # to ask the class each time takes four times as long
 
 
 class LayerStack:

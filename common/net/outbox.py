@@ -23,7 +23,7 @@ HALF_LIFE = 1.0  # seconds: long against a round trip, short against a person's 
 HIGH_WATER = 524_288  # a circuit with more waiting should stop reading its source: 2 ms of a fast link
 LOW_WATER = 262_144  # and may go on here: half is left to send while the source wakes up
 _MAX_DOUBLINGS = 500.0  # a float holds 2**1023
-_SAME_WEIGHT = 0.01  # seconds: what a byte weighs is not reckoned anew before, as it is 1 % more by then
+_SAME_WEIGHT = 0.01  # seconds: what a byte weighs is not reckoned anew before, as it is 0.7 % more by then
 _MIN_TABLE = 1_024  # circuits; below this the table is not worth cleaning
 
 

@@ -339,18 +339,19 @@ class _Listener:
 
 
 def _finish_turns() -> None:
-    """Lets this thread go on when what it sends wakes another on its core: the turn's end comes first.
+    """Never takes a core from who woke this thread: when that is another pump, it finishes its turn first.
 
     Else, on a machine with fewer cores than busy processes, each message to the next process costs two switches:
     an echo through three relays takes a tenth less time so. Only this thread, and the threads that it starts: a
     browser that the main thread starts must not inherit it.
     """
-    if not hasattr(os, "SCHED_BATCH") or os.sched_getscheduler(0) != os.SCHED_OTHER:
-        return  # not Linux, or somebody has chosen for us
+    if not hasattr(os, "SCHED_BATCH"):
+        return  # not Linux
     try:
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:  # else somebody has chosen for us
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     except OSError:
-        pass  # some containers forbid it
+        pass  # some containers forbid it, and some C libraries never do it
 
 
 def _send_at_once(sock: socket.socket) -> bool:

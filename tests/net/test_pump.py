@@ -713,11 +713,40 @@ def test_calls_run_in_order_on_the_pump_thread(pump: Pump) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has the policy")
-def test_who_the_pump_wakes_does_not_take_its_core_and_other_threads_are_as_they_were(pump: Pump) -> None:
+def test_the_pump_does_not_take_the_core_of_who_woke_it_and_other_threads_are_as_they_were(pump: Pump) -> None:
     policies: list[int] = []
     on_pump(pump, lambda: policies.append(os.sched_getscheduler(0)))
     assert policies == [os.SCHED_BATCH]
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has the policy")
+@pytest.mark.parametrize("refused", ["sched_getscheduler", "sched_setscheduler"])
+def test_where_the_policy_cannot_be_had_the_pump_runs_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    """musl has the functions, and both always fail; so may containers."""
+
+    def fails(*_: object) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, refused, fails)
+    pump = Pump("pump-test")
+    pump.start()
+    settled(pump)
+    pump.stop(Deadline(WAIT))
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has the policy")
+def test_a_policy_that_somebody_chose_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _pid: os.SCHED_IDLE)
+    chosen: list[object] = []
+    monkeypatch.setattr(os, "sched_setscheduler", lambda *choice: chosen.append(choice))
+    pump = Pump("pump-test")
+    pump.start()
+    settled(pump)
+    pump.stop(Deadline(WAIT))
+    assert chosen == []
 
 
 def test_a_burst_of_calls_rings_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -766,6 +795,14 @@ def test_cancelled_timers_do_not_pile_up(pump: Pump) -> None:
     for _ in range(5_000):
         pump.call_later(3_600, lambda: None).cancel()
     assert kept.wait(WAIT)
+    settled(pump)
+    assert len(pump._timers) <= 2 * pump_module.STALE_TIMERS
+
+
+def test_cancelled_timers_do_not_pile_up_where_none_is_due(pump: Pump) -> None:
+    for _ in range(5_000):
+        pump.call_later(3_600, lambda: None).cancel()
+    settled(pump)
     settled(pump)
     assert len(pump._timers) <= 2 * pump_module.STALE_TIMERS
 

@@ -20,7 +20,7 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
     assert "is no checkout" in done.stderr
 
 
-def test_a_work_that_only_one_version_would_do_is_refused() -> None:
+def test_a_work_that_does_not_compare_two_running_networks_is_refused() -> None:
     done = run(".", "--only", "circuits")
     assert done.returncode == 2
     assert "'circuits' is not one of" in done.stderr

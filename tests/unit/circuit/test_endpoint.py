@@ -411,6 +411,15 @@ def test_more_than_the_limit_is_never_sent_and_nothing_for_a_stream_that_has_end
     assert client.take_cells(0) == []
 
 
+def test_more_than_the_circuits_limit_is_never_sent() -> None:
+    client = endpoint(Side.CLIENT)
+    ids = [client.begin("target", 1, 0.0) for _ in range(CIRCUIT_WINDOW // STREAM_WINDOW + 1)]
+    for stream_id in ids[:-1]:
+        client.send(stream_id, bytes(STREAM_WINDOW))
+    with pytest.raises(WindowViolated):
+        client.send(ids[-1], b"x")
+
+
 @SIDES
 def test_data_beyond_a_streams_limit_ends_the_circuit(side: Side) -> None:
     end = opened(side)
@@ -521,11 +530,12 @@ def test_data_is_cut_to_fit_and_comes_together_again(size: int) -> None:
 
 
 @pytest.mark.parametrize("suite", list(Suite))
-@pytest.mark.parametrize("size", [1, 800, 811, 1_024, 1_500, 2_048, 2_896, 3_000])
-def test_a_little_more_than_a_short_cell_holds_is_in_a_few_short_ones(suite: Suite, size: int) -> None:
-    """On all links of a path of three hops, whatever else is said and a mark besides."""
+@pytest.mark.parametrize("hops", [3, 4, 5])
+@pytest.mark.parametrize("size", [1, 600, 700, 1_024, 1_500, 2_048, 2_600])
+def test_a_little_more_than_a_short_cell_holds_is_in_a_few_short_ones(suite: Suite, hops: int, size: int) -> None:
+    """On all links of all paths that are drawn unless somebody asks for longer ones; the uplink is the worst."""
     stack = LayerStack()
-    for hop in range(3):
+    for hop in range(hops):
         stack.add(HopKeys(suite, bytes([hop]) * 32, bytes([hop]) * 32))
     client = Endpoint(Side.CLIENT, stack.originate, SUITES[suite].max_messages)
     client.begin("target", 1, 0.0)
@@ -534,8 +544,18 @@ def test_a_little_more_than_a_short_cell_holds_is_in_a_few_short_ones(suite: Sui
     client.send(1, data[:size])
     client.finish(1)
     cells = client.take_cells(0)
-    assert len(cells) == -(-size // (800 if suite is Suite.FERNET else 950))
+    assert len(cells) == -(-size // (687 if suite is Suite.FERNET else 922))
     assert max(map(len, cells)) <= MAX_SHORT_BODY
+
+
+@pytest.mark.parametrize("suite", list(Suite))
+def test_a_full_short_cell_with_a_mark_is_short_on_all_links_of_five_hops(suite: Suite) -> None:
+    stack = LayerStack()
+    for hop in range(5):
+        stack.add(HopKeys(suite, bytes([hop]) * 32, bytes([hop]) * 32))
+    packing = Endpoint(Side.CLIENT, stack.originate, SUITES[suite].max_messages).packing
+    layer, _ = stack.originate(bytes(packing._short), Mark().encode())
+    assert MAX_SHORT_BODY - 16 < len(layer) <= MAX_SHORT_BODY
 
 
 def test_what_is_in_a_few_short_cells_comes_together_again() -> None:

@@ -97,7 +97,8 @@ def test_what_a_new_hop_says_may_come_together_with_what_makes_it_one() -> None:
     bench = Bench(2)
     bench.origin.created(bench.answers(bench.origin.create))
     extended = Extended(bench.answers(bench.extend().create))
-    cells = [bench.layered(0, extended.encode()), *(bench.layered(1, Drop(7).encode()) for _ in range(3))]
+    cells = [bench.layered(0, said) for said in (Drop(7).encode(), Drop(7).encode(), extended.encode())]
+    cells += [bench.layered(1, Drop(7).encode()) for _ in range(3)]
     assert bench.origin.receive(cells, 0.0) == [HopAdded(2), Built()]
     assert bench.says(1, Drop(7)) == []
 

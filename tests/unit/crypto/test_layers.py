@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC, ECB
 from cryptography_vectors import open_vector_file
@@ -192,6 +193,14 @@ def test_a_used_up_counter_ends_the_circuit(suite: Suite) -> None:
     ours._counter, theirs._counter = 0, 2**32
     with pytest.raises(AuthenticationFailed):
         open_layer(theirs, ours.seal(Kind.DELIVER, b"from the start"))
+
+
+def test_a_layer_beyond_the_last_counter_is_refused_though_it_is_sealed_well() -> None:
+    theirs: Any = opener(Suite.AES_GCM)
+    theirs._counter = 2**32
+    layer = AESGCM(KEY[:16]).encrypt((2**32).to_bytes(12, "big"), b"\1body", None)
+    with pytest.raises(AuthenticationFailed):
+        open_layer(theirs, layer)
 
 
 @BOTH

@@ -175,3 +175,14 @@ def test_many_circuits_are_served_fairly_in_the_long_run() -> None:
         for circuit_id, _ in names(outbox.take(LONG_CELL, step / 100)):
             sent[circuit_id] += 1
     assert max(sent.values()) <= 1.1 * min(sent.values())
+
+
+def test_what_fits_a_batch_is_taken_quietest_circuit_first() -> None:
+    outbox = Outbox()
+    for circuit_id, cells in ((1, 3), (2, 1), (3, 2), (4, 4)):
+        for number in range(cells):
+            outbox.append(circuit_id, cell(circuit_id, number))
+            take_all(outbox)
+    for circuit_id in (4, 1, 3, 2, 0):
+        outbox.append(circuit_id, cell(circuit_id, 9, SHORT_CELL))
+    assert take_all(outbox, QUANTUM) == [(circuit_id, 9) for circuit_id in (0, 2, 3, 1, 4)]

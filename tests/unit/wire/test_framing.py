@@ -51,6 +51,17 @@ def test_cells_come_out_alike_where_each_is_a_record() -> None:
     assert CellReader().feed(*(encode_cell(*cell) for cell in CELLS)) == CELLS
 
 
+def test_what_looks_like_a_whole_cell_is_none_behind_the_beginning_of_another() -> None:
+    """A record as long as a cell, that begins in the middle of one and looks like one."""
+    inner = encode_cell(7, Command.RELAY, b"." * MAX_BODY)
+    outer = encode_cell(8, Command.RELAY, inner[:MAX_BODY])
+    stream = outer + encode_cell(9, Command.RELAY, b"z" * MAX_BODY)
+    cut = HEADER.size
+    cells = CellReader().feed(stream[:cut], stream[cut : cut + LONG_CELL], stream[cut + LONG_CELL :])
+    assert stream[cut : cut + 5] == inner[:5]
+    assert [cell.circuit_id for cell in cells] == [8, 9]
+
+
 @given(st.lists(st.integers(1, 5_000), max_size=20))
 @settings(PATIENT, max_examples=50)
 def test_cells_come_out_alike_whatever_the_segments(cuts: list[int]) -> None:
