@@ -241,14 +241,13 @@ class Endpoint:
         stream = self._streams.get(stream_id)
         if stream is None or not stream.may_send:
             return 0
-        window, own = self._send_window, stream.send_window
-        sent = window.sent + self.packing.unsealed
-        limit = min(own.limit - own.sent, window.limit - sent)
+        limit = min(stream.send_window.left, self._send_window.left - self.packing.unsealed)
         if limit <= 0:
             return 0
         room = self._window_left()
         if room > 0:
             return min(limit, self._whole_cells(room))
+        sent = self._send_window.sent + self.packing.unsealed
         return min(limit, QUIET) if room > -OVERDRAFT and stream.quiet(QUIET, sent, self._congestion.window) else 0
 
     def has_room(self) -> bool:
@@ -262,8 +261,7 @@ class Endpoint:
 
     def _window_left(self) -> int:
         """Bytes that the congestion window leaves, which is told when there are none; negative when it shrank."""
-        window = self._send_window
-        left = self._congestion.window - (window.sent - window.answered) - self.packing.unsealed
+        left = self._congestion.window - self._send_window.flying - self.packing.unsealed
         if left <= 0:
             self._congestion.refused()
         return left
@@ -278,10 +276,10 @@ class Endpoint:
             return
         if stream.advances:
             self._advance(stream_id, stream)
-        size, sent = len(data), self._send_window.sent + self.packing.unsealed
-        if sent + size > self._send_window.limit:
+        size, unsealed = len(data), self.packing.unsealed
+        if size > self._send_window.left - unsealed:
             raise WindowViolated("sent beyond the circuit's limit")
-        stream.sent(size, sent, self._congestion.window)
+        stream.sent(size, self._send_window.sent + unsealed, self._congestion.window)
         self.packing.add_data(stream_id, data, patient=stream.send_window.sent > TRANSFER)
 
     def taken(self, stream_id: int, count: int, now: float) -> bool:

@@ -35,10 +35,6 @@ class Got(Key):
     STREAM = auto()  # any message about streams, SENDME included
 
 
-# By names of this module's: to ask a class each time takes four times as long.
-_FORWARD, _DELIVER = Kind.FORWARD, Kind.DELIVER
-_MIDDLE, _EXIT = HopState.MIDDLE, HopState.EXIT
-
 TABLE: dict[tuple[HopState, Got], HopState] = {
     (HopState.FRESH, Got.EXTEND): HopState.EXTENDING,
     (HopState.FRESH, Got.STREAM): HopState.EXIT,
@@ -66,11 +62,11 @@ class Hop:
         passed_on: list[Bytes] = []
         cells: list[tuple[Bytes, Bytes]] = []
         for body, (kind, inner) in zip(bodies, self._opener.open(bodies), strict=True):
-            if kind is _FORWARD:
+            if kind is Kind.FORWARD:
                 if not passed_on:  # a middle is one for good
                     self._step(Got.LAYER)
                 passed_on.append(inner)
-            elif self.state is _EXIT:  # likewise
+            elif self.state is HopState.EXIT:  # likewise
                 cells.append((inner, body))
             else:
                 self._receive_messages(inner, body[-PROOF:], now, actions)
@@ -82,7 +78,7 @@ class Hop:
 
     def receive_backward(self, bodies: Sequence[Bytes]) -> list[bytes]:
         """Cells from the next hop, one layer thicker for the client; raises `TooLarge`, `Unexpected`."""
-        if self.state is not _MIDDLE:
+        if self.state is not HopState.MIDDLE:
             raise Unexpected("a backward cell before the next hop answered")
         layers = self._sealer.wrap(bodies)
         if max(map(len, layers)) > MAX_BODY:
@@ -125,5 +121,5 @@ class Hop:
         self.state = following
 
     def _originate(self, *messages: Bytes) -> tuple[bytes, bytes]:
-        layer = self._sealer.seal(_DELIVER, *messages)
+        layer = self._sealer.seal(Kind.DELIVER, *messages)
         return layer, layer[-PROOF:]

@@ -62,7 +62,7 @@ class Packing:
         self._seal = seal
         self._sealed_at = 0.0
         self._max_messages = max_messages - len(_MARK)  # any cell may turn out to be marked
-        self.max_data = self._max_messages - HEADER.size
+        self.max_data = self._max_messages - _HEADER_SIZE
         # Bytes of messages in a short cell: so many that it is one on all links of a path of so many hops.
         self._short = MAX_SHORT_BODY - (MAX_BODY - max_messages) * _HOPS // MAX_HOPS - len(_MARK)
         self._few = FEW * (self._short - _HEADER_SIZE)

@@ -9,7 +9,6 @@ from common.wire.cells import Bytes
 
 # Is told of each cell: whether it goes out, its messages, and the size of each layer, the outermost first.
 Tap = Callable[[bool, Bytes, Sequence[int]], None]
-_FORWARD, _DELIVER = Kind.FORWARD, Kind.DELIVER  # to ask the class each time takes four times as long
 
 
 class LayerStack:
@@ -37,12 +36,12 @@ class LayerStack:
 
     def originate(self, *messages: Bytes) -> tuple[bytes, bytes]:
         """A cell body for the last hop, sealed from there inwards, and the proof that hop will see (16 bytes)."""
-        layer = self._forward[-1].seal(_DELIVER, *messages)
+        layer = self._forward[-1].seal(Kind.DELIVER, *messages)
         proof = layer[-PROOF:]
         tap = self.tap
         sizes = [len(layer)]
         for sealer in self._around:
-            layer = sealer.seal(_FORWARD, layer)
+            layer = sealer.seal(Kind.FORWARD, layer)
             if tap is not None:
                 sizes.append(len(layer))
         if tap is not None:
@@ -57,7 +56,7 @@ class LayerStack:
         levels = [layers]
         for hop, opener in enumerate(self._backward):
             kinds, bodies = zip(*opener.open(levels[-1]), strict=True)
-            delivered = kinds.count(_DELIVER)
+            delivered = kinds.count(Kind.DELIVER)
             if delivered == len(kinds):
                 if self.tap is not None:
                     for body, *around in zip(bodies, *levels, strict=True):

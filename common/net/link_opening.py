@@ -54,11 +54,9 @@ def _greet(sock: socket.socket, tls: TlsSession, reader: CellReader, deadline: D
     """Exchanges HELLO; returns what came behind it."""
     tls.write(encode_cell(0, Command.HELLO, encode_hello()))
     send_all(sock, tls.outgoing(), deadline)
-    while True:
-        cells = reader.feed(*tls.read())  # first what came with the end of the handshake
-        if cells:
-            break
-        tls.feed(receive(sock, deadline))
+    cells = reader.feed(*tls.read())  # what came with the end of the handshake
+    while not cells:
+        cells = reader.feed(*tls.read(receive(sock, deadline)))
     if cells[0].command != Command.HELLO:
         raise Unexpected("the first cell is not HELLO")
     choose_version(cells[0].body)

@@ -95,8 +95,7 @@ class TlsStream:
             raise Closed(f"the connection ended: {text_of(error)}") from None
         if data == b"":
             raise Closed("the other side closed the connection")
-        self._tls.feed(data or b"")
-        return b"".join(self._tls.read())  # also what came with the end of the handshake
+        return b"".join(self._tls.read(data or b""))  # also what came with the end of the handshake
 
     def wait_readable(self, deadline: Deadline) -> bool:
         """Whether something arrived before the deadline."""

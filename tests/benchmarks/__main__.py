@@ -20,7 +20,7 @@ from tests.benchmarks.networks import Chain, Contender, Direct, Ours
 from tests.benchmarks.processes import ROOT, Processes
 from tests.benchmarks.report import document, summary
 from tests.benchmarks.results import Results
-from tests.benchmarks.rounds import FULL, QUICK, WORKS, Rounds, run_program, say, warm_up
+from tests.benchmarks.rounds import FULL, QUICK, WORKS, Rounds, run_program, say, some_of, warm_up
 from tests.benchmarks.socks import Failed
 from tests.benchmarks.where import look_into
 
@@ -62,7 +62,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, metavar="N", help=f"at most [{FULL_ROUNDS}; quick {QUICK_ROUNDS}]")
     parser.add_argument(
         "--only",
-        type=_works,
+        type=some_of((*WORKS, *ONCE)),
         default=[],
         metavar="WORK,...",
         help="some works, no page: " + ", ".join((*WORKS, *ONCE)),
@@ -77,14 +77,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--again", type=Path, metavar="JSON", help="measure nothing: show, or write with --out, a run"
     )
     return parser.parse_args(arguments)
-
-
-def _works(text: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        if name not in (*WORKS, *ONCE):
-            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join((*WORKS, *ONCE))}")
-    return names
 
 
 def _sections(results: Results, page: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ so that nobody pays for what the one before left behind.
 """
 
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -275,6 +276,19 @@ WORKS: dict[str, Callable[[Rounds, Contender, list[str]], None]] = {
     "open": Rounds.open,
     "circuits": Rounds.circuits,
 }
+
+
+def some_of(choice: Sequence[str]) -> Callable[[str], list[str]]:
+    """For an option: names with commas between them, of those there are."""
+
+    def names(text: str) -> list[str]:
+        found = text.split(",")
+        for name in found:
+            if name not in choice:
+                raise ArgumentTypeError(f"{name!r} is not one of {', '.join(choice)}")
+        return found
+
+    return names
 
 
 def warm_up(contender: Contender) -> None:

@@ -16,7 +16,7 @@ from tests.benchmarks.networks import Ours
 from tests.benchmarks.processes import ROOT, Processes
 from tests.benchmarks.report import as_text, comparison
 from tests.benchmarks.results import Results
-from tests.benchmarks.rounds import FULL, WORKS, Rounds, run_program, warm_up
+from tests.benchmarks.rounds import FULL, WORKS, Rounds, run_program, some_of, warm_up
 
 HERE, OTHER = "here", "other"
 ROUNDS = 10
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str]) -> int:
             for contender in contenders:
                 contender.start()
                 warm_up(contender)
-            Rounds(contenders, processes, results, FULL, folder).run(1, options.only, Deadline(TIME), turn)
+            if not Rounds(contenders, processes, results, FULL, folder).run(1, options.only, Deadline(TIME), turn):
+                results.problems.append(f"round {turn + 1} took longer than {TIME:.0f} s")
             processes.end(child for contender in contenders for child in contender.children())
     print(as_text(comparison(results, [HERE, OTHER], {f"{HERE} against {OTHER}": (HERE, OTHER)})))
     for problem in results.problems:
@@ -55,7 +56,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--suite", choices=SUITES, default=SUITES[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"[{ROUNDS}]")
     parser.add_argument(
-        "--only", type=_works, default=CHOICE, metavar="WORK,...", help="some works: " + ", ".join(CHOICE)
+        "--only", type=some_of(CHOICE), default=CHOICE, metavar="WORK,...", help="some works: " + ", ".join(CHOICE)
     )
     return parser.parse_args(arguments)
 
@@ -65,14 +66,6 @@ def _checkout(text: str) -> Path:
     if not (path / "client_tor.py").is_file():
         raise argparse.ArgumentTypeError(f"{text!r} is no checkout: it has no client_tor.py")
     return path
-
-
-def _works(text: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        if name not in CHOICE:
-            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(CHOICE)}")
-    return names
 
 
 if __name__ == "__main__":
