@@ -21,8 +21,8 @@ PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]) 
 
 def open_layer(opener: Opener, layer: Bytes) -> tuple[Kind, Bytes]:
     """One, where a test has one."""
-    (opened,) = opener.open([layer])
-    return opened
+    (kind,), (body,) = opener.open([layer])
+    return kind, body
 
 
 def open_cell(stack: LayerStack, layer: Bytes) -> tuple[int, Bytes, Bytes]:

@@ -58,20 +58,21 @@ class Hop:
 
     def receive_forward(self, bodies: Sequence[Bytes], now: float) -> list[Action]:
         """Cells from the client's side; raises `ProtocolError`."""
+        kinds, inside = self._opener.open(bodies)
+        if Kind.DELIVER not in kinds:
+            self._step(Got.LAYER)
+            return [PassOn(inside)]
         actions: list[Action] = []
+        if self.state is HopState.EXIT and Kind.FORWARD not in kinds:  # an exit is one for good
+            self.endpoint.receive_cells(list(zip(inside, bodies, strict=True)), now, actions)
+            return actions
         passed_on: list[Bytes] = []
-        cells: list[tuple[Bytes, Bytes]] = []
-        for body, (kind, inner) in zip(bodies, self._opener.open(bodies), strict=True):
-            if kind is Kind.FORWARD:
-                if not passed_on:  # a middle is one for good
-                    self._step(Got.LAYER)
-                passed_on.append(inner)
-            elif self.state is HopState.EXIT:  # likewise
-                cells.append((inner, body))
-            else:
+        for kind, inner, body in zip(kinds, inside, bodies, strict=True):
+            if kind is Kind.DELIVER:
                 self._receive_messages(inner, body[-PROOF:], now, actions)
-        if cells:
-            self.endpoint.receive_cells(cells, now, actions)
+            else:
+                self._step(Got.LAYER)
+                passed_on.append(inner)
         if passed_on:
             actions.append(PassOn(passed_on))
         return actions

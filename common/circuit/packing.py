@@ -98,8 +98,10 @@ class Packing:
         With `full`, what is more than a short cell and much less than a long one may stay for `fill_time` seconds:
         `filling` tells.
         """
+        if self._size <= self._short:
+            return self._take_one(now)
         cells: list[bytes] = []
-        outgoing, window, step = self.outgoing, self._window, self._congestion.step
+        outgoing = self.outgoing
         at, end, left, unsealed = 0, len(outgoing), self._size, self.unsealed
         while at < end:
             if full and left <= self._max_messages and self._may_fill(left, unsealed, now):
@@ -130,21 +132,39 @@ class Packing:
                 at += 1
             left -= size
             unsealed -= count
-            if window.cell_sent(count, step):
-                parts.append(_MARK)
-                body, proof = self._seal(*parts)
-                window.marked(proof, now)
-            else:
-                body, _ = self._seal(*parts)
-            cells.append(body)
+            cells.append(self._sealed(parts, count, now))
         else:
-            outgoing.clear()
-            self._size = self.unsealed = 0
-            self.filling = None
-            self._urgent = False
+            self._clear()
         if cells:
             self._sealed_at = now
         return cells
+
+    def _take_one(self, now: float) -> list[bytes]:
+        """All of it, which a short cell holds: so it is where there is no transfer."""
+        if not self.outgoing:
+            return []
+        parts: list[Bytes] = []
+        for head, data, _ in self.outgoing:
+            parts += (head, data)
+        cell = self._sealed(parts, self.unsealed, now)
+        self._clear()
+        self._sealed_at = now
+        return [cell]
+
+    def _sealed(self, parts: list[Bytes], count: int, now: float) -> bytes:
+        """One cell, which has a mark if one is due; `count` bytes of it are DATA."""
+        if self._window.cell_sent(count, self._congestion.step):
+            body, proof = self._seal(*parts, _MARK)
+            self._window.marked(proof, now)
+        else:
+            body, _ = self._seal(*parts)
+        return body
+
+    def _clear(self) -> None:
+        self.outgoing.clear()
+        self._size = self.unsealed = 0
+        self.filling = None
+        self._urgent = False
 
     @property
     def due(self) -> float | None:

@@ -43,6 +43,9 @@ class Kind(IntEnum):
     DELIVER = 1
 
 
+_KINDS = tuple(Kind)  # by number
+
+
 class Sealer(Protocol):
     """Makes the layers of one direction, in order."""
 
@@ -56,8 +59,11 @@ class Sealer(Protocol):
 class Opener(Protocol):
     """Opens the layers of one direction, in the order they were sealed."""
 
-    def open(self, layers: Sequence[Bytes]) -> list[tuple[Kind, Bytes]]:
-        """What is inside of each; raises `AuthenticationFailed` if one is wrong: the circuit is over then."""
+    def open(self, layers: Sequence[Bytes]) -> tuple[list[Kind], list[Bytes]]:
+        """Their kinds, and what is inside of them; raises `AuthenticationFailed` if one is wrong.
+
+        The circuit is over then.
+        """
 
 
 _BLOCK = 16
@@ -109,9 +115,10 @@ class FernetOpener:
         self._cbc = Cipher(AES(key[16:]), CBC(bytes(_BLOCK))).decryptor()
         self._counter = 0
 
-    def open(self, layers: Sequence[Bytes]) -> list[tuple[Kind, Bytes]]:
+    def open(self, layers: Sequence[Bytes]) -> tuple[list[Kind], list[Bytes]]:
         """See `Opener`."""
-        return list(map(self._open, layers))
+        opened = list(map(self._open, layers))
+        return [kind for kind, _ in opened], [body for _, body in opened]
 
     def _open(self, layer: Bytes) -> tuple[Kind, Bytes]:
         """Checks the signature first, then all the rest."""
@@ -131,13 +138,12 @@ class FernetOpener:
         if body_end < _BLOCK + _PLAIN_HEAD.size:
             raise AuthenticationFailed("layer")
         counter, kind, zero = _PLAIN_HEAD.unpack_from(plain, _BLOCK)
-        if counter != self._counter or kind not in _KINDS or zero:
+        if counter != self._counter or kind >= len(_KINDS) or zero:
             raise AuthenticationFailed("layer")
         self._counter += 1
         return _KINDS[kind], memoryview(plain)[_BLOCK + _PLAIN_HEAD.size : body_end]
 
 
-_KINDS = {0: Kind.FORWARD, 1: Kind.DELIVER}
 _GCM_TAG = 16
 _KIND_BYTES = {Kind.FORWARD: b"\0", Kind.DELIVER: b"\1"}
 # A counter as nonce is safe because a key lives for one hop and direction of one circuit, and is sealed
@@ -181,21 +187,23 @@ class AesGcmOpener:
         self._aead = AESGCM(key[:16])
         self._counter = 0
 
-    def open(self, layers: Sequence[Bytes]) -> list[tuple[Kind, Bytes]]:
+    def open(self, layers: Sequence[Bytes]) -> tuple[list[Kind], list[Bytes]]:
         """See `Opener`."""
         decrypt, counter = self._aead.decrypt, self._counter
-        opened: list[tuple[Kind, Bytes]] = []
+        kinds: list[Kind] = []
+        bodies: list[Bytes] = []
         try:
             for layer in layers:
                 plain = decrypt(counter.to_bytes(_GCM_NONCE, "big"), layer, None)
-                opened.append((_KINDS[plain[0]], memoryview(plain)[1:]))
+                kinds.append(_KINDS[plain[0]])
+                bodies.append(memoryview(plain)[1:])
                 counter += 1
-        except (InvalidTag, ValueError, LookupError):  # the last: nothing inside, or no such kind
+        except (InvalidTag, ValueError, IndexError):  # the last: nothing inside, or no such kind
             raise AuthenticationFailed("layer") from None
         if counter > _LAST_COUNTER + 1:
             raise AuthenticationFailed("layer")
         self._counter = counter
-        return opened
+        return kinds, bodies
 
 
 @dataclass(frozen=True, slots=True)

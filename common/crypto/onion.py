@@ -55,7 +55,7 @@ class LayerStack:
         """
         levels = [layers]
         for hop, opener in enumerate(self._backward):
-            kinds, bodies = zip(*opener.open(levels[-1]), strict=True)
+            kinds, bodies = opener.open(levels[-1])
             delivered = kinds.count(Kind.DELIVER)
             if delivered == len(kinds):
                 if self.tap is not None:

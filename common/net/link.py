@@ -116,8 +116,7 @@ class Link:
             if self.closed:
                 return
             self._outbox.append(circuit_id, cells)
-            overloaded = self._outbox.size > MAX_BACKLOG
-        if overloaded:
+        if self._outbox.size > MAX_BACKLOG:
             self.close("the link is overloaded", DestroyReason.LIMIT)
 
     def flush(self) -> None:
@@ -128,9 +127,13 @@ class Link:
         if threading.get_ident() != pump.ident:
             self._ask(pump)
             return
-        if self._outbox.size and not self._full:
-            self._guarded(self._send_batches)
-        if self._outbox.size > HEAVY:
+        outbox = self._outbox
+        if outbox.size and not self._full:
+            try:
+                self._send_batches()
+            except Exception as error:
+                self._fail(error)
+        if outbox.size > HEAVY:
             pump.call(self._tell_weight)  # not now: what the owner does about it is to be sent too
 
     def send(self, circuit_id: int, command: int, body: Bytes) -> None:
@@ -334,18 +337,14 @@ class Link:
 
     def _send_batches(self) -> None:
         """Sends until the outbox is empty, the kernel full or the turn over, and tells which circuits drained."""
-        outbox, tls = self._outbox, self._tls
-        drained: list[int] = []
+        outbox, tls, kernel = self._outbox, self._tls, self._kernel
         for _ in range(ROUNDS):
-            room = BATCH if self._kernel.allowed >= BATCH else self._kernel.room()
+            room = BATCH if kernel.allowed >= BATCH else kernel.room()
             if room <= 0:
                 self._wait_for_room()
                 break
             with self._lock:
                 cells = outbox.take(room, monotonic())
-                if outbox.drained:
-                    drained += outbox.drained
-                    outbox.drained.clear()
             # TLS cuts at 16,384: a long cell is a record by itself, or 16 short ones are one.
             for _, run in groupby(cells, size_of):
                 tls.write(join_cells(run))
@@ -354,7 +353,8 @@ class Link:
                 break
         else:
             self._wait_for_room()
-        if drained:
+        if outbox.drained:
+            drained, outbox.drained = outbox.drained, []
             self._owner.link_drained(self, drained)
 
     def _send(self, ciphertext: bytes | memoryview) -> bool:

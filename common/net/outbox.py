@@ -46,6 +46,7 @@ class Outbox:
         "_circuits",
         "_epoch",
         "_heap",
+        "_only",
         "_table_limit",
         "_turn",
         "_weighed_at",
@@ -57,8 +58,9 @@ class Outbox:
     def __init__(self) -> None:
         self.size = 0
         self.drained: list[int] = []  # circuits that fell below LOW_WATER in `take`; the owner empties it
+        self._only: tuple[int, Sequence[Pieces]] | None = None  # all that waits, if it came together
         self._circuits: dict[int, _Circuit] = {}
-        self._heap: list[tuple[float, int, int, _Circuit]] = []  # exactly the circuits that have cells
+        self._heap: list[tuple[float, int, int, _Circuit]] = []  # exactly the circuits that have cells, else
         self._turn = 0  # makes heap entries unique, and equals first come, first served
         self._epoch: float | None = None  # when a byte weighed 1
         self._weight = 1.0  # what one sent now weighs, as it was
@@ -67,23 +69,22 @@ class Outbox:
 
     def append(self, circuit_id: int, cells: Sequence[Pieces]) -> None:
         """Queues cells behind their circuit's others."""
-        circuit = self._circuits.get(circuit_id) or self._new(circuit_id)
-        if not circuit.cells:
-            self._turn += 1
-            heappush(self._heap, (circuit.count, self._turn, circuit_id, circuit))
-        circuit.cells.extend(cells)
         size = sum(map(size_of, cells))
-        self.size += size
-        circuit.waiting = waiting = circuit.waiting + size
-        if waiting > HIGH_WATER:
-            circuit.congested = True
+        if not self.size and size <= QUANTUM:
+            self._only = circuit_id, cells
+            self.size = size
+        else:
+            self._line_up()
+            self._append(circuit_id, cells, size)
+            self.size += size
 
-    def take(self, room: int, now: float) -> list[Pieces]:
+    def take(self, room: int, now: float) -> Sequence[Pieces]:
         """The next cells to send, quietest circuit first: at most `room` bytes, but one cell if any waits."""
         if now - self._weighed_at >= _SAME_WEIGHT:
             self._weigh(now)
         if self.size <= room:
             return self._take_all()
+        self._line_up()
         heap = self._heap
         taken: list[Pieces] = []
         while heap and room > 0:
@@ -112,16 +113,20 @@ class Outbox:
 
     def backlog(self, circuit_id: int) -> int:
         """The bytes of one circuit that wait."""
+        if self._only is not None:
+            return self.size if self._only[0] == circuit_id else 0
         circuit = self._circuits.get(circuit_id)
         return circuit.waiting if circuit else 0
 
     def heaviest(self) -> int | None:
         """The circuit with the most bytes waiting; None when nothing waits."""
+        self._line_up()
         waiting = [(entry[3].waiting, entry[2]) for entry in self._heap]
         return max(waiting)[1] if waiting else None
 
     def forget(self, circuit_id: int) -> None:
         """Drops what waits for a circuit, and its count."""
+        self._line_up()
         circuit = self._circuits.pop(circuit_id, None)
         if circuit and circuit.cells:
             self.size -= circuit.waiting
@@ -131,6 +136,7 @@ class Outbox:
     def clear(self) -> None:
         """Drops everything."""
         self.size = 0
+        self._only = None
         self._circuits.clear()
         self._heap.clear()
         self.drained.clear()
@@ -141,8 +147,33 @@ class Outbox:
             circuit.count = -1.0
         return circuit
 
-    def _take_all(self) -> list[Pieces]:
+    def _line_up(self) -> None:
+        """Queues what was all that waited as if more had waited."""
+        if self._only is not None:
+            circuit_id, cells = self._only
+            self._only = None
+            self._append(circuit_id, cells, self.size)
+
+    def _append(self, circuit_id: int, cells: Sequence[Pieces], size: int) -> None:
+        circuit = self._circuits.get(circuit_id) or self._new(circuit_id)
+        if not circuit.cells:
+            self._turn += 1
+            heappush(self._heap, (circuit.count, self._turn, circuit_id, circuit))
+        circuit.cells.extend(cells)
+        circuit.waiting = waiting = circuit.waiting + size
+        if waiting > HIGH_WATER:
+            circuit.congested = True
+
+    def _take_all(self) -> Sequence[Pieces]:
         """What is asked for most: on a link that is not busy a turn's cells are all there is."""
+        if self._only is not None:
+            circuit_id, only = self._only
+            self._only = None
+            if circuit_id:
+                circuit = self._circuits.get(circuit_id) or self._new(circuit_id)
+                circuit.count += self.size * self._weight
+            self.size = 0
+            return only
         taken: list[Pieces] = []
         heap, self._heap = self._heap, []
         heap.sort()

@@ -54,7 +54,7 @@ class Timer:
         """Any thread; on the pump's thread the function is then certain not to run."""
         if self.function is not None:
             self.function = None
-            self._pump.stale_timers += 1  # a hint when to sweep: a lost update does no harm
+            self._pump.timer_cancelled()
 
 
 class Pump:
@@ -62,7 +62,8 @@ class Pump:
 
     def __init__(self, name: str = "pump") -> None:
         self.name = name
-        self.stale_timers = 0
+        self._stale_timers = 0  # cancelled ones: a hint when to sweep, so a lost update does no harm
+        self._sweeps = False  # the pump will
         self.buffer = memoryview(bytearray(READ_BUFFER))  # for one read, used up before the next: its thread only
         self._poller = Poller()
         self._calls: deque[Callable[[], object]] = deque()
@@ -162,10 +163,17 @@ class Pump:
         timer = Timer(self, function)
         entry = (time.monotonic() + seconds, next(self._numbers), timer)
         if threading.get_ident() == self.ident:
-            heapq.heappush(self._timers, entry)
+            self._add_timer(entry)
         else:
-            self.call(partial(heapq.heappush, self._timers, entry))
+            self.call(partial(self._add_timer, entry))
         return timer
+
+    def timer_cancelled(self) -> None:
+        """For timers: what is cancelled leaves the heap now and then, not only when it would be due."""
+        self._stale_timers += 1
+        if self._stale_timers > STALE_TIMERS and not self._sweeps:
+            self._sweeps = True
+            self.call(self._sweep_timers)
 
     def call_every(self, seconds: float, function: Callable[[], object]) -> None:
         """Runs `function` on the pump's thread every `seconds` until `stop`, also after it raised."""
@@ -210,6 +218,7 @@ class Pump:
         _finish_turns()
         calls, timers, wait, monotonic = self._calls, self._timers, self._poller.wait, time.monotonic
         events: list[tuple[Handler, int]] = []
+        due = False
         try:
             while True:
                 TURN.begin()
@@ -217,19 +226,20 @@ class Pump:
                     handler(ready)
                 if calls:
                     self._run_calls()
-                if timers and (timers[0][0] <= monotonic() or self.stale_timers > STALE_TIMERS):
+                if due:
                     self._run_timers()
                 try:
                     TURN.end()
                 except Exception:
                     self._bug()
-                # The turn's end may have made one; the next may be a cancelled one.
-                timeout = max(0.0, timers[0][0] - monotonic()) if timers else None
+                left = timers[0][0] - monotonic() if timers else None  # the turn's end may have made one
+                due = left is not None and left <= 0
                 if self._stopping:
                     return
                 self._waiting = True  # before looking: who calls after the look rings
-                events = wait(0 if calls else timeout)
+                events = wait(0 if due or calls else left)
                 self._waiting = False
+                due = due or not events
         finally:
             self._close_all()
 
@@ -241,13 +251,15 @@ class Pump:
             except Exception:
                 self._bug()
 
+    def _add_timer(self, entry: tuple[float, int, Timer]) -> None:
+        if entry[2].function is None:  # another thread has changed its mind already
+            self._stale_timers -= 1
+        else:
+            heapq.heappush(self._timers, entry)
+
     def _run_timers(self) -> None:
         """Runs what is due."""
         timers, now = self._timers, time.monotonic()
-        if self.stale_timers > STALE_TIMERS and self.stale_timers * 2 > len(timers):
-            self.stale_timers = 0
-            timers[:] = [entry for entry in timers if entry[2].function is not None]
-            heapq.heapify(timers)
         while timers:
             when, _, timer = timers[0]
             function = timer.function
@@ -255,13 +267,22 @@ class Pump:
                 return
             heapq.heappop(timers)
             if function is None:
-                self.stale_timers -= 1
+                self._stale_timers -= 1
             else:
                 timer.function = None
                 try:
                     function()
                 except Exception:
                     self._bug()
+
+    def _sweep_timers(self) -> None:
+        self._sweeps = False  # first: who cancels from now on asks again
+        timers = self._timers
+        if self._stale_timers * 2 > len(timers):
+            kept = [entry for entry in timers if entry[2].function is not None]
+            self._stale_timers -= len(timers) - len(kept)
+            timers[:] = kept
+            heapq.heapify(timers)
 
     def _bug(self) -> None:
         _log.exception("%s: unexpected error in a callback", self.name)

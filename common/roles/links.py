@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from time import monotonic
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from common.errors import Closed, DestroyReason, ProtocolError, TooLarge, Unexpected
 from common.net import link_opening
@@ -35,7 +35,6 @@ BUDGET = 536_870_912  # bytes waiting on all links: beyond either, the circuit t
 IDLE_LINK = 180.0  # seconds without a circuit after which a link is closed
 
 _logger = logging.getLogger(__name__)
-_T = TypeVar("_T")
 _CIRCUIT_AND_COMMAND, _BODY = itemgetter(0, 1), itemgetter(2)  # of a cell
 _RELAY = int(Command.RELAY)
 
@@ -229,7 +228,10 @@ class Links:
         for (circuit_id, command), run in groupby(cells, _CIRCUIT_AND_COMMAND):
             side = table.get(circuit_id)
             if side is not None and command == _RELAY:
-                self._deliver(link, circuit_id, side, side.cells, list(map(_BODY, run)))
+                try:
+                    side.cells(list(map(_BODY, run)))
+                except Exception as error:
+                    self._fail(link, circuit_id, side, error)
             else:
                 for cell in run:
                     self._other_cell(link, table, table.get(circuit_id), cell)
@@ -280,7 +282,10 @@ class Links:
         elif cell.command == Command.DESTROY:
             self._destroyed(link, table, cell)
         elif cell.command == Command.CREATED:
-            self._deliver(link, cell.circuit_id, side, side.created, cell.body)
+            try:
+                side.created(cell.body)
+            except Exception as error:
+                self._fail(link, cell.circuit_id, side, error)
         else:
             raise Unexpected("CREATE for a circuit id in use")
 
@@ -303,20 +308,14 @@ class Links:
             link.queue(circuit_id, Command.DESTROY, encode_destroy(error.reason))
             TURN.flush(link)
 
-    def _deliver(
-        self, link: Link, circuit_id: int, side: CircuitSide, take: Callable[[_T], None], what: _T
-    ) -> None:
-        """Hands something to a circuit, which ends when it cannot take it."""
-        try:
-            take(what)
-        except ProtocolError as error:
+    def _fail(self, link: Link, circuit_id: int, side: CircuitSide, error: Exception) -> None:
+        """Ends a circuit that could not take what came for it."""
+        if isinstance(error, ProtocolError):
             _logger.debug("%s: a circuit ends: %s", link.name, error)
             reason = error.reason
-        except Exception:
-            _logger.exception("%s: internal error, a circuit ends", link.name)
-            reason = DestroyReason.INTERNAL
         else:
-            return
+            _logger.error("%s: internal error, a circuit ends", link.name, exc_info=error)
+            reason = DestroyReason.INTERNAL
         side.failed(reason)
         self.destroy(link, circuit_id, reason)
 

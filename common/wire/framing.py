@@ -11,6 +11,7 @@ from common.wire.cells import (
     LONG_CELL,
     LONG_FLAG,
     MAX_BODY,
+    MAX_SHORT_BODY,
     SHORT_CELL,
     ZEROS,
     Cell,
@@ -26,7 +27,9 @@ _KINDS = {
     for command in COMMANDS
     for flag, size in ((0, SHORT_CELL), (LONG_FLAG, LONG_CELL))
 }
-_RELAY, _LONG_RELAY = int(Command.RELAY), Command.RELAY | LONG_FLAG
+_RELAY = int(Command.RELAY)
+# By a record's size: the command it has if it is just one cell of a circuit, and the most that its body may have.
+_ONE_CELL = {SHORT_CELL: (_RELAY, MAX_SHORT_BODY), LONG_CELL: (_RELAY | LONG_FLAG, MAX_BODY)}
 _unpack_header = HEADER.unpack_from
 _new_cell = tuple.__new__  # what the class itself calls, by a function of Python's that takes as long again
 
@@ -48,11 +51,13 @@ class CellReader:
         cells: list[Cell] = []
         rest, self.own = self._rest, False
         for record in records:
-            if not rest and len(record) == LONG_CELL:
-                # In bulk nearly all are one whole cell of a circuit. What is not exactly that goes the long way.
+            one = None if rest else _ONE_CELL.get(len(record))
+            if one is not None:
+                # Nearly all records are one cell of a circuit. What is not exactly that goes the long way.
                 circuit_id, command, length = _unpack_header(record)
-                padding = MAX_BODY - length
-                if command == _LONG_RELAY and circuit_id and padding >= 0 and record.endswith(ZEROS[:padding]):
+                expected, most = one
+                padding = most - length
+                if command == expected and circuit_id and padding >= 0 and record.endswith(ZEROS[:padding]):
                     body = memoryview(record)[_HEADER_SIZE : _HEADER_SIZE + length]
                     cells.append(_new_cell(Cell, (circuit_id, _RELAY, body)))
                     continue

@@ -94,7 +94,7 @@ def _layer_costs(suite: Suite) -> tuple[float, float, list[bytes]]:
         inside = layers
         for hop in keys:
             seconds, opened = _timed(parts.opener(hop.backward).open, _runs(inside))
-            inside = [bytes(body) for _, body in chain.from_iterable(opened)]
+            inside = [bytes(body) for _, bodies in opened for body in bodies]
             opening += seconds / _AT_ONCE
         seals.append(sealing / HOPS)
         opens.append(opening / HOPS)

@@ -1,6 +1,7 @@
 """The outbox: order within a circuit, quietest circuit first, fair among equals."""
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ def cell(circuit_id: int, number: int = 0, size: int = LONG_CELL) -> list[Pieces
     return cut_cells(circuit_id, Command.RELAY, [body])
 
 
-def names(cells: list[Pieces]) -> list[tuple[int, int]]:
+def names(cells: Sequence[Pieces]) -> list[tuple[int, int]]:
     """(circuit id, number) of each."""
     return [(HEADER.unpack(header)[0], int.from_bytes(body[:4], "big")) for _, header, body, _ in cells]
 
