@@ -306,8 +306,11 @@ class Endpoint:
         if stream is None or stream.state is State.RESETTING:
             return True
         stream.step(Event.FINISH)
-        self.tell(End(stream_id, Direction.SENDING, EndReason.DONE))
-        return self._forget_if_closed(stream_id, stream)
+        closed = self._forget_if_closed(stream_id, stream)
+        # A client's, behind the other's, is awaited by nobody: the next stream's BEGIN may take it along.
+        patient = closed and self._side is Side.CLIENT
+        self.packing.add(End(stream_id, Direction.SENDING, EndReason.DONE).encode(), patient=patient)
+        return closed
 
     def reset(self, stream_id: int, reason: EndReason) -> None:
         """Ends both directions at once; does nothing when the stream is gone already."""

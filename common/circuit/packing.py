@@ -2,7 +2,8 @@
 
 What is a little more than a short cell holds goes in a few short ones: a long one would be mostly padding, which a
 slow link has to carry too. On a long path a transfer's cell may wait to be full: a target that sends a segment
-or two at a time would else have the relays carry ten times as much padding. Anything else takes along what waits.
+or two at a time would else have the relays carry ten times as much padding. And what nobody waits for may wait for
+company. Anything else takes along what waits.
 """
 
 from math import isfinite
@@ -17,6 +18,7 @@ from common.wire.messages import HEADER, Mark, encode_data_header
 FILL_PART = 1 / 20  # of the base round trip: so long a transfer's cell may wait to be full,
 MOST_FILL_TIME = 0.010  # but no more seconds than this,
 LEAST_FILL_TIME = 0.001  # and not at all where it would be less than this: not worth a timer
+COMPANY_TIME = 0.010  # seconds for which what nobody waits for may wait to share a cell
 FULL = 3 / 4  # of a cell that does not wait
 FEW = 4  # short cells of DATA that are sent instead of a long one, at most: a quarter of its bytes
 _MARK = Mark().encode()
@@ -57,7 +59,7 @@ class Packing:
         self.outgoing: list[tuple[bytes, Bytes, int]] = []  # a message, or DATA's header, the DATA and its length
         self._size = 0  # bytes of it all
         self.unsealed = 0  # bytes of DATA in it all: the circuit's window counts them only in `take_cells`
-        self.filling: float | None = None  # since when a part of it waits to fill a cell
+        self.filling: float | None = None  # since when a part of it waits to fill a cell, or for company
         self._urgent = False  # something in it must not wait
         self._seal = seal
         self._sealed_at = 0.0
@@ -69,11 +71,12 @@ class Packing:
         self._window = window
         self._congestion = congestion
 
-    def add(self, message: bytes) -> None:
-        """What is no DATA, and does not wait; nothing at all makes a cell for a mark."""
+    def add(self, message: bytes, *, patient: bool = False) -> None:
+        """What is no DATA; nothing at all makes a cell for a mark. `patient`: it may wait for something else."""
         self.outgoing.append((message, b"", 0))
         self._size += len(message)
-        self._urgent = True
+        if not patient:
+            self._urgent = True
 
     def add_data(self, stream_id: int, data: bytes, *, patient: bool) -> None:
         """DATA, in pieces that fit; `patient`: it may wait to fill a cell."""
@@ -98,6 +101,10 @@ class Packing:
         With `full`, what is more than a short cell and much less than a long one may stay for `fill_time` seconds:
         `filling` tells.
         """
+        if full and not self._urgent and not self.unsealed:
+            if self.filling is None and self.outgoing:
+                self.filling = now
+            return []
         if self._size <= self._short:
             return self._take_one(now)
         cells: list[bytes] = []
@@ -168,8 +175,10 @@ class Packing:
 
     @property
     def due(self) -> float | None:
-        """When what waits to fill a cell has waited enough; None if nothing does."""
-        return None if self.filling is None else self.filling + self.fill_time
+        """When what waits to fill a cell, or for company, has waited enough; None if nothing does."""
+        if self.filling is None:
+            return None
+        return self.filling + (self.fill_time if self.unsealed else COMPANY_TIME)
 
     @property
     def fill_time(self) -> float:

@@ -1,16 +1,20 @@
-"""A cell that waits to be full, on a real link: it is sent although nothing more comes."""
+"""A cell that waits, to be full or for company, on a real link: it is sent although nothing more comes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from ipaddress import IPv4Address
 from time import monotonic
 
 import pytest
 
 from common.circuit.endpoint import TRANSFER
+from common.crypto.layers import PROOF
+from common.errors import EndReason
 from common.net.deadline import Deadline
 from common.net.pump import Pump
 from common.roles.circuit_end import CircuitEnd
+from common.wire.messages import Connected, Direction, End, decode_messages
 from tests.net.bare import Machine
 from tests.net.links import PATIENCE, Recorder, two_links
 
@@ -65,6 +69,18 @@ def test_a_cell_that_nobody_fills_is_sent_when_its_time_is_over(far: Recorder) -
             far.wait_for(partial(has_come, far, goal))
             with circuit.lock:
                 assert circuit.packing.filling is None and not circuit.packing.unsealed
+
+
+def test_a_clients_last_end_is_sent_though_nothing_takes_it_along(far: Recorder) -> None:
+    with transfer(far, running=True) as circuit:
+        with circuit.lock:
+            connected = Connected(1, IPv4Address("192.0.2.1"), 60)
+            end = End(1, Direction.SENDING, EndReason.DONE)
+            circuit.endpoint.receive([connected, end], bytes(PROOF), 0.0)
+        before = len(far.cells)
+        circuit.finish(1)
+        far.wait_for(lambda: len(far.cells) > before)
+        assert decode_messages(far.cells[-1].body) == [end]
 
 
 def test_what_waits_when_its_circuit_ends_is_not_sent(far: Recorder) -> None:

@@ -1,15 +1,15 @@
-"""A transfer's cells wait a moment to be full, and nothing else does."""
+"""A transfer's cells wait a moment to be full, and a client's last END for company; nothing else does."""
 
 from ipaddress import IPv4Address
 
 import pytest
 
 from common.circuit.endpoint import TRANSFER, Endpoint
-from common.circuit.packing import FULL, MOST_FILL_TIME
+from common.circuit.packing import COMPANY_TIME, FULL, MOST_FILL_TIME
 from common.circuit.stream import Side
 from common.circuit.window import CIRCUIT_WINDOW
 from common.errors import EndReason
-from common.wire.messages import Connected, Sendme
+from common.wire.messages import Begin, Connected, Direction, End, Sendme, decode_messages
 from tests.helpers import MS
 
 PROOF = b"p" * 16
@@ -119,3 +119,53 @@ def test_other_messages_take_along_what_waits(what: str) -> None:
             end.begin("third", 1, now)
     assert sum(map(len, end.take_cells(now, full=True))) > SEGMENTS
     assert end.packing.filling is None
+
+
+def peer_finished(side: Side) -> Endpoint:
+    """An end whose stream 1 is open, and the other side has sent its END."""
+    end = Endpoint(side, lambda *messages: (b"".join(messages), PROOF), MESSAGES)
+    if side is Side.CLIENT:
+        end.begin("target", 1, 0.0)
+        end.receive([Connected(1, IPv4Address("192.0.2.1"), 60)], PROOF, 0.0)
+    else:
+        end.receive([Begin(1, "target", 1)], PROOF, 0.0)
+        end.connected(1, IPv4Address("192.0.2.1"), 60)
+    end.take_cells(0.0)
+    end.receive([End(1, Direction.SENDING, EndReason.DONE)], PROOF, 0.0)
+    return end
+
+
+def test_a_clients_last_end_goes_with_the_next_streams_begin() -> None:
+    end = peer_finished(Side.CLIENT)
+    assert end.finish(1)
+    assert end.take_cells(1.0, full=True) == []
+    assert end.packing.due == 1.0 + COMPANY_TIME
+    assert end.begin("next", 1, 1.0 + MS) == 2
+    (cell,) = end.take_cells(1.0 + MS, full=True)
+    assert [type(message) for message in decode_messages(cell)] == [End, Begin]
+    assert end.packing.due is None
+
+
+def test_a_clients_last_end_does_not_wait_for_ever() -> None:
+    end = peer_finished(Side.CLIENT)
+    end.finish(1)
+    assert end.take_cells(1.0, full=True) == []
+    assert end.take_cells(1.0 + COMPANY_TIME / 2, full=True) == []
+    assert end.packing.due == 1.0 + COMPANY_TIME, "asking again does not put it off"
+    (cell,) = end.take_cells(1.0 + COMPANY_TIME)
+    assert [type(message) for message in decode_messages(cell)] == [End]
+
+
+def test_the_end_of_an_answer_does_not_wait() -> None:
+    """An application has sent its request to the end, and waits for the answer's."""
+    end = peer_finished(Side.EXIT)
+    end.finish(1)
+    assert end.take_cells(1.0, full=True)
+
+
+def test_the_end_of_a_request_does_not_wait() -> None:
+    end = peer_finished(Side.CLIENT)
+    assert end.begin("next", 1, 0.0) == 2
+    end.take_cells(0.0)
+    assert not end.finish(2)
+    assert end.take_cells(1.0, full=True)
