@@ -28,7 +28,7 @@ from common.net.turn import TURN
 from common.wire.cells import Bytes, Command
 from common.wire.messages import IPAddress
 
-READ_AHEAD = 4  # full cells of DATA read from a socket at once
+READ_AHEAD = 16  # full cells of DATA read from a socket at once
 SEAL_AT = 31_710  # bytes of DATA that do not wait for the turn's end: full cells gain nothing, and links are idle
 
 
