@@ -18,7 +18,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from common.wire.cells import LONG_CELL, Pieces, size_of
 
-QUANTUM = 196_608  # bytes: what a link encrypts at once anyhow, so nobody waits longer for it
+QUANTUM = 131_072  # bytes: what a link encrypts at once anyhow, so nobody waits longer for it
 HALF_LIFE = 1.0  # seconds: long against a round trip, short against a person's patience
 HIGH_WATER = 524_288  # a circuit with more waiting should stop reading its source: 2 ms of a fast link
 LOW_WATER = 262_144  # and may go on here: half is left to send while the source wakes up
@@ -113,8 +113,9 @@ class Outbox:
 
     def backlog(self, circuit_id: int) -> int:
         """The bytes of one circuit that wait."""
-        if self._only is not None:
-            return self.size if self._only[0] == circuit_id else 0
+        only = self._only  # asked without the owner's lock: what is looked at must not change meanwhile
+        if only is not None:
+            return sum(map(size_of, only[1])) if only[0] == circuit_id else 0
         circuit = self._circuits.get(circuit_id)
         return circuit.waiting if circuit else 0
 

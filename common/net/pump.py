@@ -252,9 +252,7 @@ class Pump:
                 self._bug()
 
     def _add_timer(self, entry: tuple[float, int, Timer]) -> None:
-        if entry[2].function is None:  # another thread has changed its mind already
-            self._stale_timers -= 1
-        else:
+        if entry[2].function is not None:  # else another thread has changed its mind already
             heapq.heappush(self._timers, entry)
 
     def _run_timers(self) -> None:
@@ -279,9 +277,8 @@ class Pump:
         self._sweeps = False  # first: who cancels from now on asks again
         timers = self._timers
         if self._stale_timers * 2 > len(timers):
-            kept = [entry for entry in timers if entry[2].function is not None]
-            self._stale_timers -= len(timers) - len(kept)
-            timers[:] = kept
+            self._stale_timers = 0
+            timers[:] = [entry for entry in timers if entry[2].function is not None]
             heapq.heapify(timers)
 
     def _bug(self) -> None:

@@ -187,3 +187,34 @@ def test_what_fits_a_batch_is_taken_quietest_circuit_first() -> None:
     for circuit_id in (4, 1, 3, 2, 0):
         outbox.append(circuit_id, cell(circuit_id, 9, SHORT_CELL))
     assert take_all(outbox, QUANTUM) == [(circuit_id, 9) for circuit_id in (0, 2, 3, 1, 4)]
+
+
+def test_what_waits_alone_is_known_and_may_be_forgotten() -> None:
+    outbox = Outbox()
+    outbox.append(3, cell(3) + cell(3, 1, SHORT_CELL))
+    assert outbox.size == outbox.backlog(3) == LONG_CELL + SHORT_CELL
+    assert outbox.backlog(4) == 0
+    assert outbox.heaviest() == 3
+    outbox.append(4, cell(4))
+    outbox.forget(3)
+    assert outbox.size == outbox.backlog(4) == LONG_CELL
+    outbox.forget(4)
+    assert outbox.size == 0 and outbox.heaviest() is None and outbox.take(QUANTUM, 0.0) == []
+
+
+def test_what_went_alone_counts_for_its_circuit() -> None:
+    """Else one that never met another would be as quiet as a new one when it does."""
+    outbox = Outbox()
+    outbox.append(1, cell(1))
+    outbox.take(QUANTUM, 0.0)
+    outbox.append(1, cell(1, 1))
+    outbox.append(2, cell(2))
+    assert take_all(outbox) == [(2, 0), (1, 1)]
+
+
+def test_what_waits_alone_is_cleared() -> None:
+    outbox = Outbox()
+    outbox.append(1, cell(1))
+    outbox.clear()
+    outbox.append(2, cell(2))
+    assert take_all(outbox) == [(2, 0)]
