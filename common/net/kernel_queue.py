@@ -17,7 +17,7 @@ import sys
 
 QUEUE_TIME = 0.010  # seconds: the pump comes round within half of that, also on a busy machine
 LEAST = 16_384  # bytes: one long cell
-MOST = 131_072  # bytes: a batch of a link
+MOST = 131_072  # bytes: two batches of a link
 SHORT_PATH = 0.001  # seconds there and back: relays in one house
 ARRIVED = 98_304  # bytes to ask for, of which Linux makes twice as many: 100 MB/s at that distance, if full cells
 _SIOCOUTQNSD = 0x894B  # ioctl, linux/sockios.h: bytes not sent yet

@@ -32,7 +32,7 @@ from common.wire.cells import Bytes, Cell, Command, cut_cells, join_cells, size_
 from common.wire.framing import CellReader
 
 BATCH = QUANTUM  # bytes encrypted at once: enough for one system call, little enough to stay in order
-ROUNDS = 8  # batches one link sends in a turn: others of the process wait for no more than 1 MiB
+ROUNDS = 16  # batches one link sends in a turn: others of the process wait for no more than 1 MiB
 HEAVY = 8_388_608  # bytes in the outbox below which the owner is not troubled
 MAX_BACKLOG = 268_435_456  # bytes in the outbox: owners end circuits long before; this is the last resort
 _NOTHING = memoryview(b"")

@@ -18,7 +18,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 
 from common.wire.cells import LONG_CELL, Pieces, size_of
 
-QUANTUM = 131_072  # bytes: what a link encrypts at once anyhow, so nobody waits longer for it
+QUANTUM = 65_536  # bytes: what a link encrypts at once anyhow, so nobody waits longer for it
 HALF_LIFE = 1.0  # seconds: long against a round trip, short against a person's patience
 HIGH_WATER = 524_288  # a circuit with more waiting should stop reading its source: 2 ms of a fast link
 LOW_WATER = 262_144  # and may go on here: half is left to send while the source wakes up
