@@ -99,10 +99,12 @@ class Packing:
         """The cell bodies to send now, sealed and in order; messages that fit together share a cell.
 
         With `full`, what is more than a short cell and much less than a long one may stay for `fill_time` seconds:
-        `filling` tells.
+        `filling` tells. So may what waits for company, for `COMPANY_TIME`.
         """
+        if not self.outgoing:
+            return []
         if full and not self._urgent and not self.unsealed:
-            if self.filling is None and self.outgoing:
+            if self.filling is None:
                 self.filling = now
             return []
         if self._size <= self._short:
@@ -148,8 +150,6 @@ class Packing:
 
     def _take_one(self, now: float) -> list[bytes]:
         """All of it, which a short cell holds: so it is where there is no transfer."""
-        if not self.outgoing:
-            return []
         parts: list[Bytes] = []
         for head, data, _ in self.outgoing:
             parts += (head, data)

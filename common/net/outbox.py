@@ -60,7 +60,7 @@ class Outbox:
         self.drained: list[int] = []  # circuits that fell below LOW_WATER in `take`; the owner empties it
         self._only: tuple[int, Sequence[Pieces]] | None = None  # all that waits, if it came together
         self._circuits: dict[int, _Circuit] = {}
-        self._heap: list[tuple[float, int, int, _Circuit]] = []  # exactly the circuits that have cells, else
+        self._heap: list[tuple[float, int, int, _Circuit]] = []  # all other circuits that have cells
         self._turn = 0  # makes heap entries unique, and equals first come, first served
         self._epoch: float | None = None  # when a byte weighed 1
         self._weight = 1.0  # what one sent now weighs, as it was
