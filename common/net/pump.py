@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from common.net.busy_poll import BusyPoll
 from common.net.deadline import Deadline
 from common.net.plug import Plug, PlugOwner
 from common.net.poller import READ, Handler, Poller
@@ -216,7 +217,8 @@ class Pump:
     def _run(self) -> None:
         self.ident = threading.get_ident()
         _finish_turns()
-        calls, timers, wait, monotonic = self._calls, self._timers, self._poller.wait, time.monotonic
+        calls, timers, monotonic = self._calls, self._timers, time.monotonic
+        wait = BusyPoll(self._poller.wait).wait
         events: list[tuple[Handler, int]] = []
         due = False
         try:
