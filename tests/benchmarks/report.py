@@ -66,13 +66,24 @@ def comparison(
 
 def goal_rows(results: Results) -> list[list[str]]:
     """Each goal with what was reached."""
-    rows = [["goal", "suite", "wanted", "reached", ""]]
+    rows = [["goal", "suite", "wanted", "reached", "", "scaled to this machine"]]
     for goal in GOALS:
-        verdict = goal.verdict(results)
         reached = cell(goal.reached(results), _unit(goal))
-        shown = verdict.value if verdict is Verdict.MET else f"**{verdict.value}**"
-        rows.append([MEASURES[goal.measure].title, goal.suite, _wanted(goal), reached, shown])
+        scaled = _scaled(goal.scaled, results)
+        title = MEASURES[goal.measure].title
+        rows.append([title, goal.suite, _wanted(goal), reached, _shown(goal.verdict(results)), scaled])
     return rows
+
+
+def _scaled(goal: Goal | None, results: Results) -> str:
+    reached = goal.reached(results) if goal else None
+    if goal is None or reached is None:
+        return "-"
+    return f"{_wanted(goal)}: {number(reached.median)}, {_shown(goal.verdict(results))}"
+
+
+def _shown(verdict: Verdict) -> str:
+    return verdict.value if verdict is Verdict.MET else f"**{verdict.value}**"
 
 
 def _wanted(goal: Goal) -> str:
@@ -106,10 +117,15 @@ def summary(results: Results) -> str:
 
 
 def count_goals(results: Results) -> str:
-    """One sentence."""
-    verdicts = [goal.verdict(results) for goal in GOALS]
-    counts = [f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict]
-    return f"{len(verdicts)} goals: {', '.join(counts)}."
+    """One sentence, and one with the scaled goals where there are such."""
+    as_set, scaled = (
+        ", ".join(f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict)
+        for verdicts in (
+            [goal.verdict(results) for goal in GOALS],
+            [(goal.scaled or goal).verdict(results) for goal in GOALS],
+        )
+    )
+    return f"{len(GOALS)} goals: {as_set}. Scaled to this machine where they can be: {scaled}."
 
 
 def document(results: Results, template: str, chart: str, sections: Mapping[str, str]) -> str:

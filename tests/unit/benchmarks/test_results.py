@@ -79,6 +79,32 @@ def test_a_goal_is_judged_by_its_median(goal: Goal, value: float, verdict: Verdi
     assert goal.verdict(results_of((goal.suite, goal.measure, 0, value), yardstick)) is verdict
 
 
+@pytest.mark.parametrize(
+    ("measure", "limit", "there", "here", "value", "verdict"),
+    [
+        ("cpu", 8.0, 16.0, 24.0, 12.0, Verdict.MET),
+        ("cpu", 8.0, 16.0, 24.0, 12.1, Verdict.MISSED),
+        ("cpu", 8.0, 16.0, 8.0, 4.1, Verdict.MISSED),
+        ("stream_rate", 3_000.0, 2_000.0, 1_000.0, 1_500.0, Verdict.MET),
+        ("stream_rate", 3_000.0, 2_000.0, 1_000.0, 1_499.0, Verdict.MISSED),
+    ],
+)
+def test_a_scaled_goal_is_the_same_multiple_of_what_c_tor_reaches_here(
+    measure: str, limit: float, there: float, here: float, value: float, verdict: Verdict
+) -> None:
+    results = results_of(("fernet", measure, 0, value), (YARDSTICK, measure, 0, here))
+    scaled = Goal(measure, "fernet", limit, False, there).scaled
+    assert scaled is not None
+    assert scaled.verdict(results) is verdict
+
+
+def test_only_what_c_tor_tells_of_a_machine_is_scaled() -> None:
+    assert Goal("memory_idle", "fernet", 45.0, relative=False).scaled is None
+    assert {goal.measure for goal in GOALS if goal.scaled} == {
+        "echo_median", "first_byte_median", "stream_rate", "cpu",
+    }  # fmt: skip
+
+
 def test_a_goal_without_samples_or_without_a_yardstick_is_not_measured() -> None:
     results = results_of(("fernet", "download_1", 0, 100.0))
     assert Goal("download_1", "fernet", 1.0, relative=True).verdict(results) is Verdict.UNKNOWN
