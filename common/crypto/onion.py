@@ -64,5 +64,7 @@ class LayerStack:
                 return hop, list(zip(bodies, levels[-1], strict=True))
             if delivered:
                 raise Unexpected("messages from more than one hop")
+            if self.tap is None:
+                levels.clear()  # what is not needed any more need not stay in the processor's caches
             levels.append(bodies)
         raise AuthenticationFailed("layer")
