@@ -1,29 +1,31 @@
 """Looking again before falling asleep, where what comes next comes within a fraction of a millisecond.
 
 A core on which everything sleeps halts, and takes 30 us and more to wake, in a virtual machine above all: that is
-a third of an echo through three relays of one house. So after some short waits in a row the next is spent looking
-(Linux calls it busy polling, hypervisors halt polling). It must cost nobody much:
+a third of an echo through three relays of one house. So where of late waits were mostly short, the next is spent
+looking (Linux calls it busy polling, hypervisors halt polling). It must cost nobody much:
 
-* after each look everyone else who wants the core has it; if somebody does, sleeping is better: the kernel wakes
-  who sleeps on a core that is free, while one who looks stays where it is,
+* after each look whoever was woken meanwhile has the core (of other sessions and containers only so: against one
+  that is always busy, a looker keeps its fair share of the core). Who finds that others worked there sleeps: the
+  kernel wakes who sleeps on a core that is free, while one who looks stays where it is,
 * who has much to do between two waits, as in a transfer, falls asleep at once: others need the core,
-* over time it looks for no more than a `SHARE`. Who talks, pauses and talks again does not notice the limit.
+* over time each pump looks for no more than a `SHARE`. Who talks, pauses and talks again does not notice.
 """
 
 import os
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 
 from common.net.poller import Handler
 
-SHORT = 0.0005  # seconds of waiting that are worth it: half an echo over three relays on one machine
+SHORT = 0.0005  # seconds of waiting that are worth it: an echo over three relays on one machine is hardly more
 LIGHT = 0.0003  # seconds of work between two waits: a cell or two, or a new stream
 ENOUGH = 4  # such waits before looking begins;
 MOST = 16  # more are not counted, so that it soon ends;
-LONG_WAIT = 4  # a longer wait counts as so many short ones fewer,
+LONG_WAIT = 4  # a longer wait takes so many back, down to none,
 HEAVY_WORK = 32  # and after more work so many are needed first
-LATE = 0.0001  # seconds from look to look, by which others have work for the core,
-OTHERS = 6  # which counts as so many short waits fewer
+LATE = 0.0001  # seconds from look to look, in which others have worked,
+OTHERS = 6  # which takes so many back
 SHARE = 0.05  # of the time,
 SAVED = 0.5  # seconds of which may be used in a row
 
@@ -50,6 +52,8 @@ class BusyPoll:
 
     def wait(self, seconds: float | None) -> Events:
         """As the poller's, which is asked for no more than that in all."""
+        if seconds == 0:
+            return self._wait(0)
         begin = self._clock()
         worked = begin - self._woken
         if worked > LIGHT:
@@ -58,7 +62,7 @@ class BusyPoll:
         if self._score >= ENOUGH and self._left > 0:
             events = self._look(begin + (SHORT if seconds is None else min(SHORT, seconds)))
             looked = self._clock() - begin
-            self._left -= looked
+            self._left -= min(looked, SHORT)  # what was more, others had
             if seconds is not None:
                 seconds = max(0.0, seconds - looked)
         if not events:
@@ -82,4 +86,8 @@ class BusyPoll:
             if events or now >= until:
                 return events
             looked = now
-            self._give_way()
+            try:
+                self._give_way()
+            except OSError:  # forbidden, as some containers forbid much: it looks no more
+                self._left = -inf
+                return events

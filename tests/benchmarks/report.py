@@ -76,10 +76,11 @@ def goal_rows(results: Results) -> list[list[str]]:
 
 
 def _scaled(goal: Goal | None, results: Results) -> str:
-    reached = goal.reached(results) if goal else None
-    if goal is None or reached is None:
-        return "-"
-    return f"{_wanted(goal)}: {number(reached.median)}, {_shown(goal.verdict(results))}"
+    if goal is None:
+        return _NOTHING
+    reached = goal.reached(results)
+    value = "" if reached is None else f"{number(reached.median)}, "
+    return f"{_wanted(goal)}: {value}{_shown(goal.verdict(results))}"
 
 
 def _shown(verdict: Verdict) -> str:
@@ -117,7 +118,7 @@ def summary(results: Results) -> str:
 
 
 def count_goals(results: Results) -> str:
-    """One sentence, and one with the scaled goals where there are such."""
+    """A sentence for the goals as they were set, and one with those scaled that can be."""
     as_set, scaled = (
         ", ".join(f"{verdicts.count(verdict)} {verdict.value}" for verdict in Verdict)
         for verdicts in (

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from common.net import busy_poll
 from common.net import plug as plug_module
 from common.net import pump as pump_module
 from common.net.deadline import Deadline
@@ -710,6 +711,62 @@ def test_calls_run_in_order_on_the_pump_thread(pump: Pump) -> None:
     assert seen == list(range(1_000))
     assert places == [True]
     assert not pump.on_pump_thread()
+
+
+@pytest.fixture
+def looking(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pump, Recorder, socket.socket, list[None]]]:
+    """A pump that looks for what comes next instead of sleeping, with a plug, its far end, and its looks in vain."""
+    looks: list[None] = []
+    for limit in ("SHORT", "LIGHT", "LATE"):
+        monkeypatch.setattr(busy_poll, limit, 2 * WAIT)
+
+    class Counting(busy_poll.BusyPoll):
+        def __init__(self, wait: Callable[[float | None], busy_poll.Events]) -> None:
+            super().__init__(wait, give_way=lambda: looks.append(None))
+
+    monkeypatch.setattr(pump_module, "BusyPoll", Counting)
+    pump, owner = Pump("looking"), Recorder()
+    pump.start()
+    near, far = socket.socketpair()
+    pump.attach(near, owner)
+    with far:
+        for _ in range(2 * busy_poll.ENOUGH):
+            before = len(owner.data)
+            far.sendall(b"x")
+            owner.until(lambda before=before: len(owner.data) > before)  # type: ignore[misc]
+        _look_on(looks)
+        yield pump, owner, far, looks
+        pump.stop(Deadline(WAIT))
+
+
+def _look_on(looks: list[None]) -> None:
+    """Waits until the pump has looked in vain once more."""
+    before, deadline = len(looks), time.monotonic() + WAIT
+    while len(looks) == before:
+        assert time.monotonic() < deadline, "it sleeps"
+
+
+def test_a_pump_that_looks_hears_of_sockets(
+    looking: tuple[Pump, Recorder, socket.socket, list[None]],
+) -> None:
+    _, owner, far, looks = looking
+    far.sendall(b"yz")
+    owner.until(lambda: owner.data.endswith(b"yz"))
+    _look_on(looks)
+    far.shutdown(socket.SHUT_WR)
+    owner.until(lambda: owner.ended)
+
+
+def test_a_pump_that_looks_hears_of_calls_and_timers(
+    looking: tuple[Pump, Recorder, socket.socket, list[None]],
+) -> None:
+    pump, _, _, looks = looking
+    called, timed = threading.Event(), threading.Event()
+    pump.call(called.set)
+    assert called.wait(WAIT)
+    _look_on(looks)
+    pump.call_later(0.01, timed.set)
+    assert timed.wait(WAIT)
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has the policy")

@@ -9,7 +9,18 @@ import tests.benchmarks
 from tests.benchmarks import starts, where_report
 from tests.benchmarks.chart import PANELS, draw
 from tests.benchmarks.goals import GOALS, MEASURES, SUITES, YARDSTICK
-from tests.benchmarks.report import advantage, as_markdown, as_text, cell, document, number, summary, table
+from tests.benchmarks.report import (
+    advantage,
+    as_markdown,
+    as_text,
+    cell,
+    count_goals,
+    document,
+    goal_rows,
+    number,
+    summary,
+    table,
+)
 from tests.benchmarks.results import Results, Spread
 
 TEMPLATE = (Path(tests.benchmarks.__file__).parent / "performance.template.md").read_text(encoding="utf-8")
@@ -61,6 +72,25 @@ def test_the_table_has_a_row_per_measure_and_no_ratios_without_c_tor() -> None:
     del results.samples[YARDSTICK]
     assert table(results)[0] == ["", *SUITES]
     assert len(table(Results())) == 1
+
+
+def test_a_goal_that_can_be_scaled_is_shown_and_counted_both_ways() -> None:
+    """Twice as slow a machine: not met as it was set, met beside a C tor that is as slow."""
+    results = Results()
+    results.add("aes-gcm", "cpu", 0, 12.0)
+    results.add(YARDSTICK, "cpu", 0, 34.0)
+    rows = {(row[0], row[1]): row for row in goal_rows(results)}
+    title = MEASURES["cpu"].title
+    assert rows[title, "aes-gcm"][2:] == [
+        "≤ 8 s/GB", "12 s/GB", "**not met**", "≤ 0.47 x C tor fast: 0.35, met",
+    ]  # fmt: skip
+    assert rows[title, "fernet"][5].endswith("x C tor fast: **not measured**")
+    assert rows[MEASURES["memory_idle"].title, "fernet"][5] == "-"
+    unknown = f"{len(GOALS) - 1} not measured"
+    assert count_goals(results) == (
+        f"{len(GOALS)} goals: 0 met, 1 not met, {unknown}. "
+        f"Scaled to this machine where they can be: 1 met, 0 not met, {unknown}."
+    )
 
 
 def test_tables_for_terminal_and_page() -> None:

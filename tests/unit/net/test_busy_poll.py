@@ -31,9 +31,12 @@ class Host:
         self.looks = self.sleeps = self.gave_way = 0
         self.asked: list[float | None] = []
         self.others_work = 0.0  # seconds, when they are given the core
+        self.forbidden = False
         self.poll = BusyPoll(self._wait, lambda: self.now, self._give_way)
 
     def _give_way(self) -> None:
+        if self.forbidden:
+            raise PermissionError
         self.gave_way += 1
         self.now += self.others_work
 
@@ -47,6 +50,10 @@ class Host:
             until = self.due if seconds is None else min(self.due, self.now + seconds)
             self.now = max(self.now, until)
         return EVENTS if self.now >= self.due else []
+
+    def talk(self) -> None:
+        """So much that it looks."""
+        self.sleeps_for(SHORT / 2, HEAVY_WORK + MOST)
 
     def wait(self, gap: float, *, work: float = LIGHT / 4, seconds: float | None = None) -> Events:
         """Works, and waits for what comes `gap` seconds later."""
@@ -67,6 +74,10 @@ def host() -> Iterator[Host]:
     yield Host()
 
 
+def test_its_cost_is_bounded_as_documented() -> None:
+    assert (SHARE, SAVED) == (0.05, 0.5)
+
+
 def test_after_some_short_waits_it_looks_instead_of_sleeping(host: Host) -> None:
     assert host.sleeps_for(SHORT / 2, ENOUGH) == ENOUGH
     assert host.sleeps_for(SHORT / 2, 50) == 0
@@ -74,12 +85,14 @@ def test_after_some_short_waits_it_looks_instead_of_sleeping(host: Host) -> None
 
 
 def test_who_waits_long_sleeps_at_once(host: Host) -> None:
-    assert host.sleeps_for(SHORT * 2, 50) == 50
+    assert host.sleeps_for(SHORT * 1.01, 50) == 50
     assert host.looks == 0
+    assert host.sleeps_for(SHORT * 0.99, ENOUGH) == ENOUGH
+    assert host.sleeps_for(SHORT * 0.99, 50) == 0, "however long it had been idle"
 
 
 def test_what_does_not_come_soon_is_slept_for_and_looking_ends(host: Host) -> None:
-    host.sleeps_for(SHORT / 2, 100)
+    host.talk()
     assert host.sleeps_for(1.0) == 1, "it looked, then slept"
     assert host.looks > 0
     host.sleeps_for(1.0, MOST)
@@ -89,14 +102,15 @@ def test_what_does_not_come_soon_is_slept_for_and_looking_ends(host: Host) -> No
 
 
 def test_who_has_much_to_do_sleeps_at_once(host: Host) -> None:
-    host.sleeps_for(SHORT / 2, 100)
-    assert host.sleeps_for(SHORT / 2, work=LIGHT * 2) == 1
+    host.talk()
+    assert host.sleeps_for(SHORT / 2, 50, work=LIGHT * 0.99) == 0
+    assert host.sleeps_for(SHORT / 2, work=LIGHT * 1.01) == 1
     assert host.sleeps_for(SHORT / 2, HEAVY_WORK + ENOUGH - 1) == HEAVY_WORK + ENOUGH - 1
     assert host.sleeps_for(SHORT / 2, 10) == 0
 
 
 def test_where_others_want_the_core_it_sleeps(host: Host) -> None:
-    host.sleeps_for(SHORT / 2, 100)
+    host.talk()
     host.others_work = LATE * 2
     looks = host.looks
     assert host.sleeps_for(SHORT * 0.9) == 1
@@ -110,6 +124,36 @@ def test_where_others_want_the_core_it_sleeps(host: Host) -> None:
     assert host.looks == looks
 
 
+def test_a_look_that_comes_late_and_finds_something_returns_it(host: Host) -> None:
+    host.talk()
+    host.others_work = SHORT * 0.9
+    assert host.sleeps_for(SHORT / 2) == 0
+
+
+def test_where_giving_way_is_forbidden_it_never_looks_again(host: Host) -> None:
+    host.forbidden = True
+    assert host.sleeps_for(SHORT / 2, 50) == 50
+    host.forbidden = False
+    assert host.sleeps_for(SHORT / 2, 50) == 50
+
+
+def test_time_that_others_had_is_not_counted(host: Host) -> None:
+    """Or a process that was stopped for an hour would not look for twenty."""
+    host.talk()
+    host.others_work = 3600.0
+    assert host.sleeps_for(SHORT / 2) == 0, "it came meanwhile"
+    host.others_work = 0.0
+    host.talk()
+    assert host.sleeps_for(SHORT / 2, 50) == 0
+
+
+def test_what_is_not_waited_for_costs_one_look_and_tells_nothing(host: Host) -> None:
+    for _ in range(MOST):
+        assert host.wait(1.0, seconds=0) == []
+    assert (host.looks, host.gave_way) == (MOST, 0)
+    assert host.sleeps_for(SHORT / 2, ENOUGH) == ENOUGH
+
+
 def test_looking_takes_a_small_part_of_the_time(host: Host) -> None:
     begin, looked = host.now, 0.0
     while host.now < begin + 60.0:
@@ -117,18 +161,23 @@ def test_looking_takes_a_small_part_of_the_time(host: Host) -> None:
         host.wait(SHORT / 2)
         looked += (host.looks - looks) * LOOK
     assert 0.9 * 60 * SHARE < looked <= 60 * SHARE + SAVED + SHORT
-    host.wait(20.0)  # a rest, in which it may save up
+    host.wait(3600.0)  # a rest, in which it may save up
     host.sleeps_for(SHORT / 2, ENOUGH)
     assert host.sleeps_for(SHORT / 2, int(SAVED / SHORT)) == 0
+    assert host.sleeps_for(SHORT / 2, int(2 * SAVED / SHORT)) > 0, "but no more than so much"
 
 
 def test_no_timer_is_late_by_looking(host: Host) -> None:
-    host.sleeps_for(SHORT / 2, 100)
+    host.talk()
     before, host.asked = host.now, []
     assert host.wait(1.0, work=0.0, seconds=SHORT / 10) == []
     assert host.now - before == pytest.approx(SHORT / 10, abs=2 * LOOK)
-    host.sleeps_for(SHORT / 2, 100)
+    host.talk()
     before, host.asked = host.now, []
     assert host.wait(1.0, work=0.0, seconds=SHORT * 10) == []
     assert host.now - before == pytest.approx(SHORT * 10, abs=2 * LOOK)
     assert host.asked == [pytest.approx(SHORT * 9, abs=2 * LOOK)]
+    host.talk()
+    host.asked, host.others_work = [], SHORT
+    assert host.wait(1.0, seconds=SHORT / 10) == []
+    assert host.asked == [] or min(filter(None, host.asked)) >= 0, "a negative time would be for ever"
