@@ -22,12 +22,13 @@ SHORT = 0.0005  # seconds of waiting that are worth it: an echo over three relay
 LIGHT = 0.0003  # seconds of work between two waits: a cell or two, or a new stream
 ENOUGH = 4  # such waits before looking begins;
 MOST = 16  # more are not counted, so that it soon ends;
-LONG_WAIT = 4  # a longer wait takes so many back, down to none,
+LONG_WAIT = 12  # a longer wait takes so many back, down to none,
 HEAVY_WORK = 32  # and after more work so many are needed first
 LATE = 0.0001  # seconds from look to look, in which others have worked,
 OTHERS = 6  # which takes so many back
 SHARE = 0.05  # of the time,
-SAVED = 0.5  # seconds of which may be used in a row
+SAVED = 0.5  # seconds of which may be used in a row; who has used them up rests
+RESTED = SAVED / 2  # until so much is saved: where some look now and then and others do not, all wait longer
 
 Events = list[tuple[Handler, int]]
 
@@ -35,7 +36,7 @@ Events = list[tuple[Handler, int]]
 class BusyPoll:
     """Around `wait`, a poller's. One thread only."""
 
-    __slots__ = ("_clock", "_give_way", "_left", "_score", "_wait", "_woken")
+    __slots__ = ("_clock", "_give_way", "_left", "_resting", "_score", "_wait", "_woken")
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class BusyPoll:
         self._give_way = give_way
         self._score = 0
         self._left = SAVED  # seconds of looking
+        self._resting = False
         self._woken = clock()
 
     def wait(self, seconds: float | None) -> Events:
@@ -59,16 +61,19 @@ class BusyPoll:
         if worked > LIGHT:
             self._score = -HEAVY_WORK
         events: Events = []
-        if self._score >= ENOUGH and self._left > 0:
+        if self._score >= ENOUGH and not self._resting:
             events = self._look(begin + (SHORT if seconds is None else min(SHORT, seconds)))
             looked = self._clock() - begin
             self._left -= min(looked, SHORT)  # what was more, others had
+            self._resting = self._left <= 0
             if seconds is not None:
                 seconds = max(0.0, seconds - looked)
         if not events:
             events = self._wait(seconds)
         self._woken = now = self._clock()
         self._left = min(SAVED, self._left + SHARE * (worked + now - begin))
+        if self._left >= RESTED:
+            self._resting = False
         if now - begin <= SHORT:
             self._score = min(self._score + 1, MOST)
         elif self._score > 0:

@@ -11,6 +11,7 @@ from common.net.busy_poll import (
     LIGHT,
     MOST,
     OTHERS,
+    RESTED,
     SAVED,
     SHARE,
     SHORT,
@@ -164,11 +165,21 @@ def test_looking_takes_a_small_part_of_the_time(host: Host) -> None:
         looks = host.looks
         host.wait(SHORT / 2)
         looked += (host.looks - looks) * LOOK
-    assert 60 * SHARE + 0.9 * SAVED < looked <= 60 * SHARE + SAVED + SHORT
+    assert 60 * SHARE + 0.9 * (SAVED - RESTED) < looked <= 60 * SHARE + SAVED + SHORT
     host.wait(3600.0)  # a rest, in which it may save up
     host.sleeps_for(SHORT / 2, ENOUGH)
     assert host.sleeps_for(SHORT / 2, int(SAVED / SHORT)) == 0
     assert host.sleeps_for(SHORT / 2, int(2 * SAVED / SHORT)) > 0, "but no more than so much"
+
+
+def test_who_has_used_its_share_up_rests_for_some_time(host: Host) -> None:
+    used = int(2 * SAVED / SHORT)
+    assert host.sleeps_for(SHORT / 2, 2 * used) > 0
+    begin = host.now
+    while host.sleeps_for(SHORT / 2):
+        pass
+    assert host.now - begin > 0.9 * RESTED / SHARE - 2 * used * SHORT
+    assert host.sleeps_for(SHORT / 2, used // 4) == 0
 
 
 def test_no_timer_is_late_by_looking(host: Host) -> None:
