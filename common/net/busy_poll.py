@@ -62,7 +62,7 @@ class BusyPoll:
             self._score = -HEAVY_WORK
         events: Events = []
         if self._score >= ENOUGH and not self._resting:
-            events = self._look(begin + (SHORT if seconds is None else min(SHORT, seconds)))
+            events = self._look(begin, SHORT if seconds is None else min(SHORT, seconds))
             looked = self._clock() - begin
             self._left -= min(looked, SHORT)  # what was more, others had
             self._resting = self._left <= 0
@@ -80,17 +80,17 @@ class BusyPoll:
             self._score = max(0, self._score - LONG_WAIT)
         return events
 
-    def _look(self, until: float) -> Events:
-        looked = self._clock()
+    def _look(self, begin: float, seconds: float) -> Events:
+        before = begin
         while True:
             events = self._wait(0)
             now = self._clock()
-            if now - looked > LATE:
+            if now - before > LATE:
                 self._score -= OTHERS
                 return events
-            if events or now >= until:
+            if events or now >= begin + seconds:
                 return events
-            looked = now
+            before = now
             try:
                 self._give_way()
             except OSError:  # forbidden, as some containers forbid much: it looks no more
