@@ -19,7 +19,7 @@ FILL_PART = 1 / 20  # of the base round trip: so long a transfer's cell may wait
 MOST_FILL_TIME = 0.010  # but no more seconds than this,
 LEAST_FILL_TIME = 0.001  # and not at all where it would be less than this: not worth a timer
 COMPANY_TIME = 0.010  # seconds for which what nobody waits for may wait to share a cell
-FULL = 3 / 4  # of a cell that does not wait
+FULL = 15 / 16  # of a cell: more is neither waited for nor added
 FEW = 4  # short cells of DATA that are sent instead of a long one, at most: a quarter of its bytes
 _MARK = Mark().encode()
 _HEADER_SIZE = HEADER.size
@@ -39,6 +39,7 @@ class Packing:
     __slots__ = (
         "_congestion",
         "_few",
+        "_full",
         "_max_messages",
         "_seal",
         "_sealed_at",
@@ -64,6 +65,7 @@ class Packing:
         self._seal = seal
         self._sealed_at = 0.0
         self._max_messages = max_messages - len(_MARK)  # any cell may turn out to be marked
+        self._full = FULL * self._max_messages
         self.max_data = self._max_messages - _HEADER_SIZE
         # Bytes of messages in a short cell: so many that it is one on all links of a path of so many hops.
         self._short = MAX_SHORT_BODY - (MAX_BODY - max_messages) * _HOPS // MAX_HOPS - len(_MARK)
@@ -113,7 +115,7 @@ class Packing:
         outgoing = self.outgoing
         at, end, left, unsealed = 0, len(outgoing), self._size, self.unsealed
         while at < end:
-            if full and left <= self._max_messages and self._may_fill(left, unsealed, now):
+            if full and left < self._full and self._may_fill(left, unsealed, now, rest=bool(cells)):
                 if self.filling is None or at:
                     self.filling = now
                 del outgoing[:at]
@@ -127,7 +129,7 @@ class Packing:
                 head, data, length = outgoing[at]
                 if size + len(head) + length > most:
                     room = most - size - _HEADER_SIZE
-                    if few and length and room > 0:
+                    if length and room > 0 and (few or (count and size < self._full)):
                         _split(outgoing, at, room)
                         left, end = left + _HEADER_SIZE, end + 1
                         continue  # with the piece that fills the cell
@@ -186,9 +188,9 @@ class Packing:
         base = self._congestion.base
         return min(base * FILL_PART, MOST_FILL_TIME) if isfinite(base) else 0.0
 
-    def _may_fill(self, size: int, count: int, now: float) -> bool:
-        """Whether `size` bytes of messages, `count` of them DATA, had better wait."""
-        if self._urgent or not self._short < size < FULL * self._max_messages:
+    def _may_fill(self, size: int, count: int, now: float, *, rest: bool) -> bool:
+        """Whether so many bytes of messages, `count` of DATA, had better wait; `rest`: what full cells left."""
+        if self._urgent or not (rest or size > self._short):
             return False
         patience = self.fill_time
         if patience < LEAST_FILL_TIME or now - self._sealed_at > patience:

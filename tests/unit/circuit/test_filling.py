@@ -9,7 +9,7 @@ from common.circuit.packing import COMPANY_TIME, FULL, MOST_FILL_TIME
 from common.circuit.stream import Side
 from common.circuit.window import CIRCUIT_WINDOW
 from common.errors import EndReason
-from common.wire.messages import Begin, Connected, Direction, End, Sendme, decode_messages
+from common.wire.messages import HEADER, Begin, Connected, Data, Direction, End, Mark, Sendme, decode_messages
 from tests.helpers import MS
 
 PROOF = b"p" * 16
@@ -35,14 +35,14 @@ def transfer(round_trip: float = 200 * MS, sent: int = TRANSFER + 1) -> tuple[En
 
 def test_what_would_be_mostly_padding_waits_for_more() -> None:
     end, now = transfer()
-    for number in range(4):
+    for number in range(5):
         end.send(1, bytes(SEGMENTS))
         assert end.take_cells(now + number * MS, full=True) == []
         assert end.packing.filling == now
     end.send(1, bytes(SEGMENTS))
-    (cell,) = end.take_cells(now + 4 * MS, full=True)
+    (cell,) = end.take_cells(now + 5 * MS, full=True)
     assert len(cell) > FULL * MESSAGES
-    assert end.packing.filling is None and not end.packing.unsealed
+    assert end.packing.filling == now + 5 * MS
 
 
 def test_what_is_left_of_full_cells_waits_from_then_on() -> None:
@@ -50,9 +50,38 @@ def test_what_is_left_of_full_cells_waits_from_then_on() -> None:
     end.send(1, bytes(SEGMENTS))
     assert end.take_cells(now, full=True) == []
     end.send(1, bytes(end.max_data + SEGMENTS))
-    first, second = end.take_cells(now + MS, full=True)
-    assert len(first) < len(second), "messages keep their order"
-    assert end.packing.filling == now + MS and end.packing.unsealed == SEGMENTS
+    (cell,) = end.take_cells(now + MS, full=True)
+    assert len(cell) > FULL * MESSAGES
+    assert end.packing.filling == now + MS
+    assert end.packing.unsealed == 2 * SEGMENTS + HEADER.size, "the cell has one header more"
+
+
+@pytest.mark.parametrize("size", [SEGMENTS, 8_948, 13_000, 15_860])
+def test_pieces_of_any_size_come_as_they_went_and_in_full_cells(size: int) -> None:
+    """8,948 bytes is what one large packet brings: more than half of a cell, and less than a whole one."""
+    end, now = transfer()
+    said = b""
+    cells: list[bytes] = []
+    for number in range(100_000 // size):
+        piece = bytes([number]) * size
+        said += piece
+        end.send(1, piece)
+        cells += end.take_cells(now + number * MS / 10, full=True)
+    cells += end.take_cells(now + 1.0)
+    messages = [message for cell in cells for message in decode_messages(cell)]
+    assert b"".join(message.data for message in messages if isinstance(message, Data)) == said
+    assert min(map(len, cells[:-1])) >= FULL * MESSAGES
+    assert not end.packing.unsealed and end._send_window.sent == TRANSFER + 1 + end.max_data + len(said)
+
+
+def test_a_message_before_full_pieces_stays_in_a_short_cell() -> None:
+    """To split each of the pieces behind it would fill the same number of cells, and cost more."""
+    end, now = transfer()
+    end.begin("third", 1, now)
+    end.send(1, bytes(4 * end.max_data))
+    first, *others = end.take_cells(now, full=True)
+    assert len(first) < 100
+    assert len(others) == 4 and min(map(len, others)) >= MESSAGES - len(Mark().encode())
 
 
 def test_it_waits_for_a_small_part_of_the_round_trip_only() -> None:
