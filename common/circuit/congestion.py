@@ -21,22 +21,27 @@ for the path, or the path has become longer. A window that nobody needed does no
 The TCP of the links starts slowly too, and what waits for it looks like a queue. So a slow start that ended with a
 small window is taken up once more, when rounds have been free of queues.
 
-Pure arithmetic: bytes and seconds in, `window` out.
+On a slow path the window is spread over the base round trip. Receipts come in bunches, since they wait in the same
+queues as cells do; to answer each bunch with one of cells keeps it going, and who shares the link waits for it.
+
+Pure arithmetic: bytes and seconds in, `window` and `wait` out.
 """
 
 from math import sqrt
+from statistics import median_low
 
 INITIAL = 128 * 2**10  # bytes on their way before anything is known: 0.1 s of a 10 Mbit/s link
 FLOOR = 32 * 2**10  # never less: two long cells
+FULL_CELL = 15 * 2**10  # bytes of DATA, about
 MIN_STEP = 12 * 2**10  # bytes from mark to mark, at least: a nearly full cell; both ends know it
 QUEUE_SIZE = 16 * 2**10  # bytes of queue that a circuit with a window of 256 KiB keeps; it grows as its root
 QUEUE_WORK = 3_000.0  # allowed seconds of queue times bytes of window: 12 ms at 256 KiB; but not less than
 LEAST_QUEUE_TIME = 0.005  # seconds,
 QUEUE_SHARE = 0.1  # this part of the base round trip, since what wavers is larger on long paths,
-WAVER_PART = 1 / 4  # and this part of what a round's trips differ by: links that lose segments stop and catch up,
+WAVER_PART = 1 / 3  # and this part of what a round's trips differ by: links that lose segments stop and catch up,
 MOST_WAVER = 0.35  # but no more for that than this part of the base; and never more in all than
 MOST_QUEUE_TIME = 0.060  # seconds
-WAVER_SMOOTHING = 1 / 4  # of the way to what a round shows
+WAVER_MEMORY = 5  # rounds of which the median counts: a link that stood still once is not one that wavers
 MEMORY = 4  # rounds of which the least round trip counts
 SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
 FREE_ROUNDS = 3  # more rounds at the limit with the allowed queue than with more, and it grows quickly again
@@ -56,6 +61,9 @@ MARK_TIME = 0.015  # seconds from mark to mark: each receipt is a cell of its ow
 MARK_PART = 1 / 3  # of a window from mark to mark at most,
 MOST_MARK_PART = 2 / 3  # or as much of it as stands in a queue, which keeps the path busy meanwhile, up to this;
 START_PART = 1 / 16  # in slow start, where receipts tell the rate
+PACED_CELL = 0.005  # seconds that a full cell takes at least where sending is paced: no timer is much finer
+PACED_BASE = 0.020  # seconds of a base round trip: on a shorter path bunches are short too
+PACE_SLACK = 0.005  # seconds by which timers may be late without a loss
 _LATEST = 8  # round trips of which the least tells slow start about a queue: more than half a round's
 _TICK = 1e-5  # seconds: no round trip is shorter, whatever a coarse clock says
 _NEVER = float("inf")
@@ -74,11 +82,13 @@ class CongestionWindow:
         "_least",
         "_limited",
         "_most",
+        "_next",
         "_probing",
         "_put_by",
         "_recent",
         "_round_end",
         "_spread",
+        "_spreads",
         "_stale",
         "_starting",
         "_told",
@@ -86,6 +96,7 @@ class CongestionWindow:
         "_was_limited",
         "_young",
         "base",
+        "pace",
         "step",
         "window",
     )
@@ -94,6 +105,8 @@ class CongestionWindow:
         """`ceiling`: the flow-control window, beyond which growing is of no use."""
         self.window = INITIAL
         self.step = MIN_STEP  # bytes after which the sender asks for a receipt
+        self.pace = 0.0  # seconds that each byte takes; 0: sending is not paced
+        self._next = 0.0  # when the next may be sent
         self._ceiling = ceiling
         self.base = _NEVER  # seconds: the path's own round trip, infinite before one was seen
         # Seconds of sending since a round trip was as short. The first look at the base comes early, yet not at
@@ -102,8 +115,9 @@ class CongestionWindow:
         self._latest: list[float] = []  # round trips
         self._least = _NEVER  # round trip of this round, and
         self._most = 0.0
-        self._spread = 0.0  # what rounds' trips differ by
-        self._recent: list[float] = []  # the least round trips of the last rounds
+        self._spreads: list[float] = []  # what the trips of each of the last rounds differ by, and
+        self._spread = 0.0  # the median of it
+        self._recent: list[tuple[float, int]] = []  # the least round trips of the last rounds, and their windows
         self._round_end = 0
         self._limited = self._was_limited = False  # the window held something back, in this round and the last
         self._starting = True
@@ -121,6 +135,15 @@ class CongestionWindow:
         """There was more to send than the window allowed."""
         self._limited = True
 
+    def sent(self, now: float, size: int) -> None:
+        """So many bytes were sent."""
+        if self.pace:
+            self._next = max(self._next, now - PACE_SLACK) + size * self.pace
+
+    def wait(self, now: float, unsent: int = 0) -> float:
+        """Seconds until more may be sent, when `unsent` bytes have gone before; 0 or less: now."""
+        return max(self._next, now - PACE_SLACK) + unsent * self.pace - now if self.pace else 0.0
+
     def measured(self, now: float, round_trip: float, newly: int, answered: int, sent: int) -> None:
         """A receipt came at `now`, `round_trip` seconds after its cell was sent; `newly` bytes are answered by it.
 
@@ -130,9 +153,9 @@ class CongestionWindow:
         if 2 * (sent - answered) >= self.window:
             self._limited = True
         if round_trip <= self.base:
-            if self.base != _NEVER:
-                self._unconfirmed = 0.0
             self.base = round_trip
+            if not self._starting:
+                self._unconfirmed = 0.0
         self._least = min(self._least, round_trip)
         self._most = max(self._most, round_trip)
         self._latest = [*self._latest[1 - _LATEST :], round_trip]
@@ -146,6 +169,12 @@ class CongestionWindow:
             self._first = None
             self._jump_limit = JUMP * self.window
         self._set_step()
+        self._set_pace()
+
+    def _set_pace(self) -> None:
+        pace = self.base / self.window
+        slow = self.base >= PACED_BASE and pace * FULL_CELL >= PACED_CELL
+        self.pace = pace if slow and not self._starting else 0.0
 
     def _set_step(self) -> None:
         step = int(self.window * START_PART)
@@ -171,7 +200,7 @@ class CongestionWindow:
         if least - self.base > 2 * self._allowed(self.window):
             self._starting = False
             self._cold = self._cold and self.window <= COLD
-            self._recent = [least]
+            self._recent = [(least, self.window)]
             self._set(self._aim(least, self.window))
         elif self._limited or self._was_limited:
             self._set(min(self.window + newly, max(self.window, OVERSHOOT * self._told)))
@@ -190,7 +219,8 @@ class CongestionWindow:
 
     def _end_round(self) -> None:
         least, self._least = self._least, _NEVER
-        self._spread += (self._most - least - self._spread) * WAVER_SMOOTHING
+        self._spreads = [*self._spreads[1 - WAVER_MEMORY :], self._most - least]
+        self._spread = median_low(self._spreads)
         self._most = 0.0
         limited = self._limited or self._was_limited
         self._limited, self._was_limited = False, self._limited
@@ -198,7 +228,7 @@ class CongestionWindow:
         if self._probing:
             self._probe(least)
             return
-        self._recent = [*self._recent[1 - MEMORY :], least]
+        self._recent = [*self._recent[1 - MEMORY :], (least, self.window)]
         if not self._starting:
             self._follow(least, limited)
             if self._unconfirmed > BASE_AGE:
@@ -206,7 +236,8 @@ class CongestionWindow:
 
     def _follow(self, least: float, limited: bool) -> None:
         """The window follows the queue that stands: up by this round, down by the best of the last."""
-        up, down = (self._aim(time, self.window) for time in (least, min(self._recent)))
+        up = self._aim(least, self.window)
+        down = max(self._aim(time, min(window, self.window)) for time, window in self._recent)
         if least > 2 * (self.base + self._allowed(self.window)):
             self._young = False
             self._set(up)
@@ -227,7 +258,7 @@ class CongestionWindow:
 
     def _drain(self) -> None:
         """Two rounds with half the window, or less than the path holds, will tell the base."""
-        standing = min(self._recent)
+        standing = min(time for time, _ in self._recent)
         self._probing, self._put_by = 2, (self.window, standing)
         self._set(self.window * min(0.5, DRAINED * self.base / standing))
 

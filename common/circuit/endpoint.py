@@ -236,7 +236,7 @@ class Endpoint:
         self._step(stream_id, Event.RESOLVED)
         self.tell(Resolved(stream_id, reason, addresses, ttl, name))
 
-    def sendable(self, stream_id: int) -> int:
+    def sendable(self, stream_id: int, now: float) -> int:
         """Bytes of DATA that may be sent now: by the limits of stream and circuit, and the congestion window."""
         stream = self._streams.get(stream_id)
         if stream is None or not stream.may_send:
@@ -246,13 +246,20 @@ class Endpoint:
             return 0
         room = self._window_left()
         if room > 0:
-            return min(limit, self._whole_cells(room))
+            if not self._congestion.pace:
+                return min(limit, self._whole_cells(room))
+            if self.wait(now) <= 0:
+                return min(limit, self._whole_cells(room), self.max_data)
         sent = self._send_window.sent + self.packing.unsealed
         return min(limit, QUIET) if room > -OVERDRAFT and stream.quiet(QUIET, sent, self._congestion.window) else 0
 
-    def has_room(self) -> bool:
+    def has_room(self, now: float) -> bool:
         """Whether the circuit leaves room for DATA of any stream: by its limit, and by the congestion window."""
-        return self._window_left() > 0 and self._send_window.left > self.packing.unsealed
+        return self._window_left() > 0 and self._send_window.left > self.packing.unsealed and self.wait(now) <= 0
+
+    def wait(self, now: float) -> float:
+        """Seconds until DATA may be sent, as far as the pace tells; 0 or less: now."""
+        return self._congestion.wait(now, self.packing.unsealed)
 
     def _whole_cells(self, room: int) -> int:
         """Bytes of DATA that fill cells: about `room`, which on a slow path is often less than a cell."""

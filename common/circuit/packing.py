@@ -162,6 +162,7 @@ class Packing:
 
     def _sealed(self, parts: list[Bytes], count: int, now: float) -> bytes:
         """One cell, which has a mark if one is due; `count` bytes of it are DATA."""
+        self._congestion.sent(now, count)
         if self._window.cell_sent(count, self._congestion.step):
             body, proof = self._seal(*parts, _MARK)
             self._window.marked(proof, now)

@@ -161,6 +161,7 @@ class CircuitEnd:
         self.closed = False
         self._refused: dict[int, None] = {}  # streams with more to send, whose turn it is first
         self._timed = False  # the pump will look after a cell that waits to be full
+        self._paced = False  # the pump will look when the pace allows more
         self._serving = False  # the pump will let them send
         self._crowded = False  # several had to wait: each sends one cell in its turn, or shares would be uneven
 
@@ -171,9 +172,11 @@ class CircuitEnd:
         if self.closed:
             return 0
         with self.lock:
-            room = 0 if self.link.congested(self.circuit_id) else self.endpoint.sendable(stream_id)
+            now = monotonic()
+            room = 0 if self.link.congested(self.circuit_id) else self.endpoint.sendable(stream_id, now)
             if not room:
                 self._refused[stream_id] = None
+                self._keep_pace(now)
             return min(room, self.endpoint.max_data) if self._crowded else room
 
     def send(self, stream_id: int, data: bytes) -> None:
@@ -255,12 +258,20 @@ class CircuitEnd:
             waiting = list(self._refused)
         for stream_id in waiting:
             with self.lock:
-                if self.closed or self.link.congested(self.circuit_id) or not self.endpoint.has_room():
+                now = monotonic()
+                if self.closed or self.link.congested(self.circuit_id) or not self.endpoint.has_room(now):
+                    self._keep_pace(now)
                     return
                 self._refused.pop(stream_id, None)
                 attachment = self.attachments.get(stream_id)
             if attachment is not None:
                 attachment.send_on()
+
+    def _go_on(self) -> None:
+        """The pace allows the next cell."""
+        with self.lock:
+            self._paced = False
+        self.drained()
 
     def _send_rest(self) -> None:
         """A cell has waited to be full; or the one that did was sent, and another waits now."""
@@ -296,6 +307,13 @@ class CircuitEnd:
         if due is not None and not self._timed:
             self._timed = True
             self.pump.call_later(due - now, self._send_rest)
+
+    def _keep_pace(self, now: float) -> None:
+        """Sees that who waits for nothing but the pace is served in time."""
+        wait = self.endpoint.wait(now)
+        if wait > 0 and not self._paced:
+            self._paced = True
+            self.pump.call_later(wait, self._go_on)
 
     def claim(self, action: Action) -> Attachment | None:
         """The attachment that an action is for.

@@ -134,10 +134,10 @@ def test_what_a_program_says_early_waits_when_the_circuit_has_no_window(
         endpoint = circuit.endpoint
         window, sendable, asked = endpoint._send_window, endpoint.sendable, threading.Event()
 
-        def watched(stream_id: int) -> int:
+        def watched(stream_id: int, now: float) -> int:
             if stream_id == endpoint.used_streams:  # the newest: the one below
                 asked.set()
-            return sendable(stream_id)
+            return sendable(stream_id, now)
 
         monkeypatch.setattr(endpoint, "sendable", watched)
         with circuit.lock:

@@ -38,6 +38,15 @@ class Hungry(Attachment):
         return room > 0
 
 
+class Greedy(Hungry):
+    """One that uses its turn until it is refused, as a socket that always has more to be read."""
+
+    def send_on(self) -> None:
+        super().send_on()
+        while self.ask():
+            pass
+
+
 class Crowd:
     """A circuit with so many streams, all of which have been refused; its pump does not run but when asked."""
 
@@ -111,3 +120,25 @@ def test_streams_that_ended_while_they_waited_are_passed_over(crowd: Crowd) -> N
     TURN.end()
     crowd.receipt()
     assert set(crowd.turns) == {STREAMS}
+
+
+def test_who_waits_for_the_pace_is_served_when_it_is_time() -> None:
+    """By nothing but the pump's timer: no receipt comes."""
+    pump = Pump("pacing")
+    far = Recorder()
+    turns: list[int] = []
+    with two_links(Recorder(), far) as (link, _):
+        circuit = CircuitEnd(Machine(), link, 7, pump)
+        with circuit.lock:
+            stream_id = circuit.endpoint.begin("target", 80, 0.0)
+            circuit.attachments[stream_id] = stream = Greedy(circuit, stream_id, turns)
+            circuit.endpoint._congestion.pace = 3e-7  # seconds: 5 ms for a cell
+        stream.send_on()
+        assert turns == [stream_id], "refused"
+        pump.start()
+        window = circuit.endpoint._congestion.window
+        far.wait_for(lambda: sum(len(cell.body) for cell in list(far.cells)) >= window)
+        assert len(turns) >= window // circuit.endpoint.max_data - 1
+        with circuit.lock:
+            assert circuit.endpoint.sendable(stream_id, float("inf")) == 0, "the window is full"
+        pump.stop(Deadline(PATIENCE))

@@ -382,7 +382,7 @@ def test_an_exit_that_acknowledges_without_having_received_is_caught(suite: Suit
     stream_id = network.begin()
     network.run()
     network.hook = lambda _link, way, cell: [] if way is Way.FORWARD else [cell]  # nothing arrives any more
-    network.client.endpoint.send(stream_id, bytes(network.client.endpoint.sendable(stream_id)))
+    network.client.endpoint.send(stream_id, bytes(network.client.endpoint.sendable(stream_id, 0.0)))
     network.run()
     arrived = network.client.endpoint._send_window._owed[0][0]
     network.exit.endpoint.tell(Sendme(0, arrived + CIRCUIT_WINDOW, Random(1).randbytes(16)))

@@ -40,12 +40,17 @@ class Circuit:
                 break
             if self.sending.left < CELL:
                 break
+            wait = self.congestion.wait(now)
+            if wait > 0:
+                self.path.at(now + wait, self.go_on)
+                break
             self._send(now, CELL)
         if self.sending.stuck(self.congestion.step):
             self._send(now, 0)
 
     def _send(self, now: float, count: int) -> None:
         proof = None
+        self.congestion.sent(now, count)
         if self.sending.cell_sent(count, self.congestion.step):
             proof = self._marks.to_bytes(16, "big")
             self._marks += 1

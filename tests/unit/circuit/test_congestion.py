@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.circuit.congestion import FLOOR, INITIAL, MIN_STEP, MOST_QUEUE_TIME, CongestionWindow
+from common.circuit.congestion import FLOOR, INITIAL, MIN_STEP, MOST_QUEUE_TIME, PACE_SLACK, CongestionWindow
 from common.circuit.window import CIRCUIT_WINDOW
 from tests.helpers import MS, PATIENT
 from tests.unit.circuit.simulated_path import CELL, MBIT, Path
@@ -141,6 +141,96 @@ def test_round_trips_that_waver_keep_more_on_its_way() -> None:
     assert steady < some < more <= most
     assert more > 1.5 * steady
     assert most <= 2 * more, "what is allowed for it has an end"
+
+
+def test_a_link_that_stood_still_once_is_not_one_that_wavers() -> None:
+    """One round in ten has a trip of a second: TCP measures its own base so, and the window stays what it was."""
+    windows = []
+    for longest in (190 * MS, 1.0):
+        congestion = CongestionWindow(CIRCUIT_WINDOW)
+        congestion._starting = False
+        congestion._set(2**22)
+        congestion.measured(0.0, 150 * MS, CELL, CELL, CELL)
+        for number in range(1, 201):
+            time = longest if number % 40 == 0 else 190 * MS
+            sent = (number + 4 - number % 4) * CELL
+            congestion.measured(number / 100, time, CELL, number * CELL, sent)
+        windows.append(congestion.window)
+    assert windows[0] == windows[1]
+
+
+def test_a_round_trip_with_a_smaller_window_does_not_excuse_a_larger_one() -> None:
+    """After a stop the queue is gone, and the window grows; if a queue stands then, it shrinks within a round."""
+    congestion = CongestionWindow(CIRCUIT_WINDOW)
+    congestion._starting = congestion._cold = False
+    congestion._set(2**18)
+    windows = []
+    for number, round_trip in enumerate([150, 230, 230], start=1):
+        congestion.refused()
+        congestion.measured(number / 5, round_trip * MS, CELL, number * CELL, number * CELL)
+        windows.append(congestion.window)
+    grown, shrinking, shrunk = windows
+    assert 2**18 < shrunk < shrinking < grown
+
+
+def test_what_links_that_start_slowly_show_first_is_not_taken_for_the_path_for_long() -> None:
+    """A cell is more than their TCP sends at once, so the first comes a round trip of each link later."""
+    path = constant(10)
+    circuit = path.circuit(150 * MS, stalled=lambda now: 80 * MS if now < 0.6 else 0.0)
+    path.run(5)
+    assert circuit.congestion.base < 150 * MS + 3 * CELL / (10 * MBIT)
+
+
+def test_on_a_slow_path_cells_are_spread() -> None:
+    """Each receipt is late by what the path is behind with, so they come in bunches; what is sent does not."""
+    path = constant(10)
+    circuit = path.circuit(150 * MS, stalled=lambda now: -now % 0.1)  # ten bunches of receipts a second
+    path.run(12)
+    cell = CELL / (10 * MBIT)
+    assert circuit.got(6, 12) / 6 > 0.9 * 10 * MBIT
+    assert path.queue(6, 12, 1.0) - path.queue(6, 12, 0.0) < 14 * cell  # 8 cells, and 22 unless they are spread
+
+
+def test_the_pace_is_the_windows_in_a_base_round_trip() -> None:
+    congestion = CongestionWindow(CIRCUIT_WINDOW)
+    congestion._starting = False
+    congestion.measured(0.0, 150 * MS, CELL, CELL, CELL)
+    assert congestion.pace == pytest.approx(150 * MS / congestion.window)
+    assert congestion.wait(10.0) <= 0
+    congestion.sent(10.0, CELL)
+    assert congestion.wait(10.0) == pytest.approx(CELL * congestion.pace - PACE_SLACK)
+    assert congestion.wait(10.0, CELL) == pytest.approx(2 * CELL * congestion.pace - PACE_SLACK)
+    assert congestion.wait(10.0 + CELL * congestion.pace) < 0
+
+
+def test_a_pause_saves_up_no_bunch() -> None:
+    congestion = CongestionWindow(CIRCUIT_WINDOW)
+    congestion._starting = False
+    congestion.measured(0.0, 150 * MS, CELL, CELL, CELL)
+    for now in (10.0, 60.0):
+        count = 0
+        while congestion.wait(now) <= 0:
+            congestion.sent(now, CELL)
+            count += 1
+        assert count == 1
+
+
+@pytest.mark.parametrize(("round_trip", "window"), [(150 * MS, 2**22), (10 * MS, FLOOR), (5.0, CIRCUIT_WINDOW)])
+def test_where_a_cell_takes_less_than_a_timer_or_the_path_is_short_nothing_is_paced(
+    round_trip: float, window: int
+) -> None:
+    congestion = CongestionWindow(CIRCUIT_WINDOW)
+    congestion._starting = False
+    congestion._set(window)
+    congestion.measured(0.0, round_trip, CELL, CELL, CELL)
+    paced = round_trip == 5.0  # 8 MiB in five seconds
+    assert (congestion.pace > 0) == (congestion.wait(-1.0) > 0) == paced
+
+
+def test_slow_start_is_not_paced() -> None:
+    congestion = CongestionWindow(CIRCUIT_WINDOW)
+    congestion.measured(0.0, 150 * MS, CELL, CELL, CELL)
+    assert not congestion.pace
 
 
 def test_a_pause_changes_nothing() -> None:

@@ -212,7 +212,7 @@ def test_half_close_lets_the_other_direction_go_on(first: Side) -> None:
     ends = [(client, exit_), (exit_, client)]
     one, other = ends if first is Side.CLIENT else ends[::-1]
     assert not one[0].finish(1)
-    assert one[0].sendable(1) == 0
+    assert one[0].sendable(1, 0.0) == 0
     assert got(one[1], *said(one[0])) == [PeerFinished(1, closed=False)]
     other[0].send(1, b"still")
     assert got(other[1], *said(other[0])) == [Deliver(1, [b"still"])]
@@ -376,14 +376,14 @@ def test_streams_and_look_ups_beyond_the_limit_are_refused_each(monkeypatch: pyt
 
 def test_sendable_is_the_smaller_limit() -> None:
     client = opened(Side.CLIENT)
-    assert INITIAL - client.max_data < client.sendable(1) <= INITIAL < STREAM_WINDOW
+    assert INITIAL - client.max_data < client.sendable(1, 0.0) <= INITIAL < STREAM_WINDOW
     client._congestion.window = CIRCUIT_WINDOW
-    assert client.sendable(1) == STREAM_WINDOW
+    assert client.sendable(1, 0.0) == STREAM_WINDOW
     client.send(1, bytes(STREAM_WINDOW))
-    assert client.sendable(1) == 0
-    assert client.sendable(2) == 0
+    assert client.sendable(1, 0.0) == 0
+    assert client.sendable(2, 0.0) == 0
     got(client, Sendme(1, 2 * STREAM_WINDOW))
-    assert client.sendable(1) == STREAM_WINDOW
+    assert client.sendable(1, 0.0) == STREAM_WINDOW
 
 
 def test_sendable_counts_what_is_not_in_a_cell_yet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,12 +393,12 @@ def test_sendable_counts_what_is_not_in_a_cell_yet(monkeypatch: pytest.MonkeyPat
     streams = [client.begin("target", 1, 0.0) for _ in range(CIRCUIT_WINDOW // STREAM_WINDOW + 3)]
     sent = 0
     for stream_id in streams:
-        size = client.sendable(stream_id)
+        size = client.sendable(stream_id, 0.0)
         client.send(stream_id, bytes(size))
         sent += size
     assert sent == CIRCUIT_WINDOW
     client.take_cells(0)
-    assert {client.sendable(stream_id) for stream_id in streams} == {0}
+    assert {client.sendable(stream_id, 0.0) for stream_id in streams} == {0}
 
 
 def test_more_than_the_limit_is_never_sent_and_nothing_for_a_stream_that_has_ended() -> None:
@@ -456,7 +456,7 @@ def test_a_circuit_sendme_repeats_the_proof_of_the_crossing_cell() -> None:
     number = 1  # `opened` has used the client's first cell
     renewals = 0
     while renewals < 3:
-        client.send(1, bytes(client.sendable(1)))
+        client.send(1, bytes(client.sendable(1, 0.0)))
         for cell in client.take_cells(0):
             for action in exit_.receive(decode_messages(cell), proof(number), 0.0):
                 assert isinstance(action, Deliver)

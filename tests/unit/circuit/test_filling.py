@@ -126,7 +126,7 @@ def test_what_fits_a_short_cell_does_not_wait() -> None:
 def test_what_no_more_can_follow_does_not_wait() -> None:
     """The congestion window is full."""
     end, now = transfer()
-    while room := end.sendable(1):
+    while room := end.sendable(1, 0.0):
         end.send(1, bytes(min(room, SEGMENTS)))
         end.take_cells(now, full=True)
     assert end.packing.filling is None

@@ -28,7 +28,7 @@ def client(streams: int = 1) -> Endpoint:
 def fill(end: Endpoint, stream_id: int) -> int:
     """Sends all that a stream may; how much that was."""
     sent = 0
-    while room := end.sendable(stream_id):
+    while room := end.sendable(stream_id, 0.0):
         end.send(stream_id, bytes(room))
         sent += room
     return sent
@@ -52,9 +52,9 @@ def test_a_stream_fills_the_congestion_window_and_then_waits_for_a_receipt() -> 
     sent = fill(end, 1)
     assert INITIAL <= sent <= INITIAL + CELL
     assert marks(end) >= 3
-    assert end.sendable(1) == 0
+    assert end.sendable(1, 0.0) == 0
     answer(end, 0.1)
-    assert end.sendable(1) >= CELL, "no slivers"
+    assert end.sendable(1, 0.0) >= CELL, "no slivers"
 
 
 def test_a_window_that_opens_by_parts_of_cells_is_used_by_whole_ones() -> None:
@@ -64,7 +64,7 @@ def test_a_window_that_opens_by_parts_of_cells_is_used_by_whole_ones() -> None:
     end.take_cells(0.0)
     for step in range(1, 30):  # within the window of the stream
         answer(end, step / 10)
-        while size := end.sendable(1):
+        while size := end.sendable(1, step):  # whatever the pace says
             assert size % CELL == 0
             end.send(1, bytes(size))
             assert end._send_window.flying + end.packing.unsealed < end._congestion.window + CELL
@@ -76,9 +76,9 @@ def test_a_window_that_opens_by_parts_of_cells_is_used_by_whole_ones() -> None:
 def test_what_is_begun_is_filled_up() -> None:
     end = client(2)
     end.send(1, bytes(10_000))
-    assert end.sendable(2) % CELL == CELL - 10_000
+    assert end.sendable(2, 0.0) % CELL == CELL - 10_000
     end._congestion.window = 12_000
-    assert end.sendable(2) == CELL - 10_000
+    assert end.sendable(2, 0.0) == CELL - 10_000
 
 
 def test_nothing_to_send_is_no_message() -> None:
@@ -99,13 +99,34 @@ def test_data_goes_in_pieces_that_fill_a_cell(size: int) -> None:
     assert b"".join(pieces) == bytes(range(256)) * (size // 256) + bytes(size % 256)
 
 
+def test_with_a_pace_one_cell_is_sent_in_its_time() -> None:
+    end = client()
+    end._congestion.pace = 1e-6  # seconds: 15.9 ms for a cell
+    assert end.sendable(1, 5.0) == CELL
+    end.send(1, bytes(CELL))
+    assert end.sendable(1, 5.0) == 0 and not end.has_room(5.0), "read, though not sealed yet"
+    assert end.take_cells(5.0)
+    assert 0 < (wait := end.wait(5.0)) < 0.0159
+    assert end.sendable(1, 5.0 + wait / 2) == 0
+    assert end.sendable(1, 5.0 + wait) == CELL and end.has_room(5.0 + wait)
+
+
+def test_a_quiet_stream_need_not_wait_for_the_pace() -> None:
+    end = client(2)
+    end._congestion.pace = 1e-6
+    end.send(1, bytes(2 * CELL))
+    end.take_cells(5.0)
+    assert end.sendable(1, 5.0) == 0
+    assert end.sendable(2, 5.0) == QUIET
+
+
 def test_a_quiet_stream_need_not_wait_for_room() -> None:
     end = client(2)
     fill(end, 1)
-    assert end.sendable(1) == 0
-    assert end.sendable(2) == QUIET
+    assert end.sendable(1, 0.0) == 0
+    assert end.sendable(2, 0.0) == QUIET
     end.send(2, bytes(64))
-    assert end.sendable(2) == QUIET
+    assert end.sendable(2, 0.0) == QUIET
 
 
 def test_a_stream_that_sent_much_is_quiet_again_only_when_another_window_has_gone_by_without_it() -> None:
@@ -118,7 +139,7 @@ def test_a_stream_that_sent_much_is_quiet_again_only_when_another_window_has_gon
         fill(end, 2)
         end.take_cells(step / 1_000)
         gone = end._send_window.sent - end._streams[1]._sent_at >= end._congestion.window
-        may.add((gone, end.sendable(1)))
+        may.add((gone, end.sendable(1, 0.0)))
     assert may >= {(False, 0), (True, QUIET)}
     assert (False, QUIET) not in may
 
@@ -142,11 +163,11 @@ def test_a_window_that_shrank_below_what_is_unmarked_gets_a_mark_of_its_own() ->
     end._congestion._set(INITIAL)
     end._congestion._set_step()
     answer(end, 0.1)
-    assert end.sendable(1) == 0
+    assert end.sendable(1, 0.0) == 0
     (cell,) = end.take_cells(0.2)
     assert decode_messages(cell) == [Mark()]
     answer(end, 0.3)
-    assert end.sendable(1) > 0
+    assert end.sendable(1, 0.0) > 0
 
 
 def receives(*cells: list[Message]) -> None:
