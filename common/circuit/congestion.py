@@ -8,8 +8,8 @@ answered. The window aims at
 
 (the form of FAST TCP, Wei, Jin, Low and Hegde 2006). The allowed time is longer for a small window than for a
 large one, so circuits that share a link come to have equal windows; it gives a fast link something to do while
-threads wake up. Growing by bytes and shrinking by a part helps with that. Only the *least* round trip of several
-rounds counts: a segment that was lost, or a busy machine, holds answers up for a moment, and that is no queue.
+threads wake up. Growing by bytes and shrinking by a part helps with that. It shrinks by the best of several rounds
+only: a segment that was lost, or a busy machine, holds answers up for a moment, and that is no queue.
 
 At first the window doubles each round (slow start), or becomes at once what the rate at which receipts come
 back asks for, up to `JUMP` times as much: on a long path doubling would take a second. That rate may be a whole
@@ -28,7 +28,6 @@ Pure arithmetic: bytes and seconds in, `window` and `wait` out.
 """
 
 from math import sqrt
-from statistics import median_low
 
 INITIAL = 128 * 2**10  # bytes on their way before anything is known: 0.1 s of a 10 Mbit/s link
 FLOOR = 32 * 2**10  # never less: two long cells
@@ -38,11 +37,11 @@ QUEUE_SIZE = 16 * 2**10  # bytes of queue that a circuit with a window of 256 Ki
 QUEUE_WORK = 3_000.0  # allowed seconds of queue times bytes of window: 12 ms at 256 KiB; but not less than
 LEAST_QUEUE_TIME = 0.005  # seconds,
 QUEUE_SHARE = 0.1  # this part of the base round trip, since what wavers is larger on long paths,
-WAVER_PART = 1 / 3  # and this part of what a round's trips differ by: links that lose segments stop and catch up,
+WAVER_PART = 1 / 3  # and this part of what rounds' trips differ by: links that lose segments stop and catch up,
 MOST_WAVER = 0.35  # but no more for that than this part of the base; and never more in all than
 MOST_QUEUE_TIME = 0.060  # seconds
 WAVER_MEMORY = 5  # rounds of which the median counts: a link that stood still once is not one that wavers
-MEMORY = 4  # rounds of which the least round trip counts
+MEMORY = 4  # rounds of which the best counts
 SMOOTHING = 0.5  # of the way to its aim that a window goes in a round
 FREE_ROUNDS = 3  # more rounds at the limit with the allowed queue than with more, and it grows quickly again
 YOUNG_GROWTH = 1.25  # a round, after slow start and until a queue has stood: what ended it may have been no queue
@@ -136,12 +135,12 @@ class CongestionWindow:
         self._limited = True
 
     def sent(self, now: float, size: int) -> None:
-        """So many bytes were sent."""
+        """`size` bytes of DATA were sealed at `now`, on the clock of receipts."""
         if self.pace:
             self._next = max(self._next, now - PACE_SLACK) + size * self.pace
 
     def wait(self, now: float, unsent: int = 0) -> float:
-        """Seconds until more may be sent, when `unsent` bytes have gone before; 0 or less: now."""
+        """Seconds until a cell may be begun, when `unsent` bytes are sealed before it; 0 or less: now."""
         return max(self._next, now - PACE_SLACK) + unsent * self.pace - now if self.pace else 0.0
 
     def measured(self, now: float, round_trip: float, newly: int, answered: int, sent: int) -> None:
@@ -220,7 +219,7 @@ class CongestionWindow:
     def _end_round(self) -> None:
         least, self._least = self._least, _NEVER
         self._spreads = [*self._spreads[1 - WAVER_MEMORY :], self._most - least]
-        self._spread = median_low(self._spreads)
+        self._spread = sorted(self._spreads)[(len(self._spreads) - 1) // 2]
         self._most = 0.0
         limited = self._limited or self._was_limited
         self._limited, self._was_limited = False, self._limited
@@ -235,7 +234,10 @@ class CongestionWindow:
                 self._drain()
 
     def _follow(self, least: float, limited: bool) -> None:
-        """The window follows the queue that stands: up by this round, down by the best of the last."""
+        """The window follows the queue that stands: up by this round, down by the best of the last.
+
+        A round had about the window that it ended with; one that had less says nothing for more.
+        """
         up = self._aim(least, self.window)
         down = max(self._aim(time, min(window, self.window)) for time, window in self._recent)
         if least > 2 * (self.base + self._allowed(self.window)):

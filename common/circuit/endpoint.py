@@ -237,7 +237,10 @@ class Endpoint:
         self.tell(Resolved(stream_id, reason, addresses, ttl, name))
 
     def sendable(self, stream_id: int, now: float) -> int:
-        """Bytes of DATA that may be sent now: by the limits of stream and circuit, and the congestion window."""
+        """Bytes of DATA that may be sent at `now`, on the clock of `take_cells`.
+
+        That is by the limits of stream and circuit, the congestion window and its pace.
+        """
         stream = self._streams.get(stream_id)
         if stream is None or not stream.may_send:
             return 0
@@ -249,17 +252,18 @@ class Endpoint:
             if not self._congestion.pace:
                 return min(limit, self._whole_cells(room))
             if self.wait(now) <= 0:
-                return min(limit, self._whole_cells(room), self.max_data)
+                return min(limit, self._whole_cells(room), self.max_data - self.packing.unsealed % self.max_data)
         sent = self._send_window.sent + self.packing.unsealed
         return min(limit, QUIET) if room > -OVERDRAFT and stream.quiet(QUIET, sent, self._congestion.window) else 0
 
     def has_room(self, now: float) -> bool:
-        """Whether the circuit leaves room for DATA of any stream: by its limit, and by the congestion window."""
+        """Whether DATA of any stream may be sent: by the circuit's limit, its congestion window and its pace."""
         return self._window_left() > 0 and self._send_window.left > self.packing.unsealed and self.wait(now) <= 0
 
     def wait(self, now: float) -> float:
-        """Seconds until DATA may be sent, as far as the pace tells; 0 or less: now."""
-        return self._congestion.wait(now, self.packing.unsealed)
+        """Seconds until DATA may be sent, as far as the pace tells; 0 or less: now. A begun cell may be filled."""
+        unsealed = self.packing.unsealed
+        return self._congestion.wait(now, unsealed - unsealed % self.max_data)
 
     def _whole_cells(self, room: int) -> int:
         """Bytes of DATA that fill cells: about `room`, which on a slow path is often less than a cell."""

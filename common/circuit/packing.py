@@ -1,9 +1,10 @@
 """Messages into cells: what is said on a circuit waits here until its turn's end, and is sealed in order.
 
 What is a little more than a short cell holds goes in a few short ones: a long one would be mostly padding, which a
-slow link has to carry too. On a long path a transfer's cell may wait to be full: a target that sends a segment
-or two at a time would else have the relays carry ten times as much padding. And what nobody waits for may wait for
-company. Anything else takes along what waits.
+slow link has to carry too. For the same reason DATA is divided where a cell has room for a part of it. And on a
+long path a transfer's cell may wait to be full: a target that sends a segment or two at a time would else have the
+relays carry ten times as much padding. What nobody waits for may wait for company. Anything else takes along what
+waits.
 """
 
 from math import isfinite
@@ -100,8 +101,8 @@ class Packing:
     def take_cells(self, now: float, *, full: bool = False) -> list[bytes]:
         """The cell bodies to send now, sealed and in order; messages that fit together share a cell.
 
-        With `full`, what is more than a short cell and much less than a long one may stay for `fill_time` seconds:
-        `filling` tells. So may what waits for company, for `COMPANY_TIME`.
+        With `full`, what is less than `FULL`, and more than a short cell or behind a long one, may stay for
+        `fill_time` seconds: `filling` tells. So may what waits for company, for `COMPANY_TIME`.
         """
         if not self.outgoing:
             return []
@@ -110,7 +111,8 @@ class Packing:
                 self.filling = now
             return []
         if self._size <= self._short:
-            return self._take_one(now)
+            waits = full and self.filling is not None and self._may_fill(self._size, self.unsealed, now, rest=True)
+            return [] if waits else self._take_one(now)
         cells: list[bytes] = []
         outgoing = self.outgoing
         at, end, left, unsealed = 0, len(outgoing), self._size, self.unsealed

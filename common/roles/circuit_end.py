@@ -173,10 +173,12 @@ class CircuitEnd:
             return 0
         with self.lock:
             now = monotonic()
-            room = 0 if self.link.congested(self.circuit_id) else self.endpoint.sendable(stream_id, now)
+            congested = self.link.congested(self.circuit_id)
+            room = 0 if congested else self.endpoint.sendable(stream_id, now)
             if not room:
                 self._refused[stream_id] = None
-                self._keep_pace(now)
+                if not congested:
+                    self._keep_pace(now)
             return min(room, self.endpoint.max_data) if self._crowded else room
 
     def send(self, stream_id: int, data: bytes) -> None:
@@ -237,7 +239,7 @@ class CircuitEnd:
         TURN.flush(self.link)
 
     def drained(self) -> None:
-        """The link takes more of this circuit again, or its window is open."""
+        """The link takes more of this circuit again, its window is open, or its pace allows the next cell."""
         with self.lock:
             if self._serving or not self._refused:
                 return
@@ -258,8 +260,10 @@ class CircuitEnd:
             waiting = list(self._refused)
         for stream_id in waiting:
             with self.lock:
+                if self.closed or self.link.congested(self.circuit_id):
+                    return
                 now = monotonic()
-                if self.closed or self.link.congested(self.circuit_id) or not self.endpoint.has_room(now):
+                if not self.endpoint.has_room(now):
                     self._keep_pace(now)
                     return
                 self._refused.pop(stream_id, None)
@@ -309,7 +313,7 @@ class CircuitEnd:
             self.pump.call_later(due - now, self._send_rest)
 
     def _keep_pace(self, now: float) -> None:
-        """Sees that who waits for nothing but the pace is served in time."""
+        """Sees that who waits for the pace is served in time, by one timer."""
         wait = self.endpoint.wait(now)
         if wait > 0 and not self._paced:
             self._paced = True
@@ -361,6 +365,7 @@ class CircuitEnd:
         """The circuit is over: every stream breaks."""
         with self.lock:
             self.closed = True
+            self._refused.clear()
             attachments, self.attachments = list(self.attachments.values()), {}
         for attachment in attachments:
             attachment.ended(reason)

@@ -1,6 +1,8 @@
 """Streams that wait for room on their circuit: who is asked when there is room again, and that nobody is forgotten."""
 
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -122,23 +124,68 @@ def test_streams_that_ended_while_they_waited_are_passed_over(crowd: Crowd) -> N
     assert set(crowd.turns) == {STREAMS}
 
 
-def test_who_waits_for_the_pace_is_served_when_it_is_time() -> None:
-    """By nothing but the pump's timer: no receipt comes."""
+PACE = 1e-6  # seconds for each byte: 16 ms for a cell
+
+
+@contextmanager
+def paced(far: Recorder, streams: int) -> Iterator[tuple[CircuitEnd, list[int]]]:
+    """A circuit with a pace, all of whose streams have asked and then been refused; and the turns. Its pump runs."""
     pump = Pump("pacing")
-    far = Recorder()
     turns: list[int] = []
     with two_links(Recorder(), far) as (link, _):
         circuit = CircuitEnd(Machine(), link, 7, pump)
         with circuit.lock:
-            stream_id = circuit.endpoint.begin("target", 80, 0.0)
-            circuit.attachments[stream_id] = stream = Greedy(circuit, stream_id, turns)
-            circuit.endpoint._congestion.pace = 3e-7  # seconds: 5 ms for a cell
-        stream.send_on()
-        assert turns == [stream_id], "refused"
+            for _ in range(streams):
+                stream_id = circuit.endpoint.begin("target", 80, 0.0)
+                circuit.attachments[stream_id] = Greedy(circuit, stream_id, turns)
+            circuit.endpoint._congestion.pace = PACE
+        for attachment in list(circuit.attachments.values()):
+            attachment.send_on()
+        turns.clear()
+        assert link.drain(Deadline(PATIENCE))
         pump.start()
+        yield circuit, turns
+    pump.stop(Deadline(PATIENCE))
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_who_waits_for_the_pace_is_served_by_the_timer_alone(streams: int) -> None:
+    """No receipt comes, and it goes on until the window is full: with several, each has its turn."""
+    far = Recorder()
+    with paced(far, streams) as (circuit, turns):
         window = circuit.endpoint._congestion.window
         far.wait_for(lambda: sum(len(cell.body) for cell in list(far.cells)) >= window)
-        assert len(turns) >= window // circuit.endpoint.max_data - 1
+        assert set(turns) == set(range(1, streams + 1))
         with circuit.lock:
-            assert circuit.endpoint.sendable(stream_id, float("inf")) == 0, "the window is full"
-        pump.stop(Deadline(PATIENCE))
+            assert circuit.endpoint._send_window.flying >= window
+
+
+def test_the_pace_has_one_timer_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = Recorder()
+    with paced(far, 3) as (circuit, _):
+        timers: list[float] = []
+        monkeypatch.setattr(circuit.pump, "call_later", lambda seconds, _function: timers.append(seconds))
+        with circuit.lock:
+            circuit._paced = False
+            circuit.endpoint._congestion._next = float("inf")
+        for _ in range(5):
+            assert circuit.sendable(1) == 0
+        assert len(timers) == 1
+
+
+def test_a_closed_circuit_has_no_timer() -> None:
+    """A stream was refused, and what was read and not sealed never will be."""
+    far = Recorder()
+    with paced(far, 1) as (circuit, turns):
+        TURN.begin()
+        with circuit.lock:
+            circuit.endpoint.send(1, bytes(2 * circuit.endpoint.max_data))
+            circuit._refused[1] = None
+        circuit.close_streams(EndReason.CIRCUIT_CLOSED)
+        TURN.end()
+        begun, asked = len(turns), threading.Event()
+        circuit.drained()
+        circuit._go_on()
+        circuit.pump.call_later(10 * PACE * circuit.endpoint.max_data, asked.set)
+        assert asked.wait(PATIENCE)
+        assert not circuit._paced and not circuit._refused and len(turns) == begun

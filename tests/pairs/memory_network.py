@@ -80,7 +80,7 @@ class Speaker:
     def flush(self) -> None:
         """Sends what limits allow."""
         for stream_id, waiting in list(self._waiting.items()):
-            size = min(len(waiting), self.endpoint.sendable(stream_id, 0.0))
+            size = min(len(waiting), self.endpoint.sendable(stream_id, self.now()))
             if size:
                 self.endpoint.send(stream_id, bytes(waiting[:size]))
                 del waiting[:size]

@@ -228,7 +228,7 @@ class Schedule:
             end.resolve("name", self.now)
         elif what == "answer" and side is Side.EXIT:
             self._answer(pick, refuse=size % 4 == 0)
-        elif what == "send" and (allowed := min(size, end.sendable(stream_id, 0.0))):
+        elif what == "send" and (allowed := min(size, end.sendable(stream_id, self.now))):
             data = bytes([pick % 256]) * allowed
             self.sent.setdefault((side, stream_id), bytearray()).extend(data)
             end.send(stream_id, data)

@@ -215,7 +215,7 @@ def test_a_pause_saves_up_no_bunch() -> None:
         assert count == 1
 
 
-@pytest.mark.parametrize(("round_trip", "window"), [(150 * MS, 2**22), (10 * MS, FLOOR), (5.0, CIRCUIT_WINDOW)])
+@pytest.mark.parametrize(("round_trip", "window"), [(150 * MS, 2**22), (15 * MS, FLOOR), (5.0, CIRCUIT_WINDOW)])
 def test_where_a_cell_takes_less_than_a_timer_or_the_path_is_short_nothing_is_paced(
     round_trip: float, window: int
 ) -> None:

@@ -67,11 +67,25 @@ def test_pieces_of_any_size_come_as_they_went_and_in_full_cells(size: int) -> No
         said += piece
         end.send(1, piece)
         cells += end.take_cells(now + number * MS / 10, full=True)
+        assert end.packing._size == sum(len(head) + length for head, _, length in end.packing.outgoing)
     cells += end.take_cells(now + 1.0)
     messages = [message for cell in cells for message in decode_messages(cell)]
     assert b"".join(message.data for message in messages if isinstance(message, Data)) == said
     assert min(map(len, cells[:-1])) >= FULL * MESSAGES
     assert not end.packing.unsealed and end._send_window.sent == TRANSFER + 1 + end.max_data + len(said)
+
+
+def test_a_small_rest_waits_until_more_has_come() -> None:
+    end, now = transfer()
+    end.send(1, bytes(end.max_data + 200))
+    assert len(end.take_cells(now, full=True)) == 1
+    assert end.packing.filling == now and end.packing.unsealed == 200
+    assert end.take_cells(now + MS, full=True) == [], "asked again, with nothing new"
+    end.send(1, bytes(100))
+    assert end.take_cells(now + 2 * MS, full=True) == []
+    assert end.packing.filling == now and end.packing.unsealed == 300
+    (cell,) = end.take_cells(now + 10 * MS)
+    assert len(cell) < 400
 
 
 def test_a_message_before_full_pieces_stays_in_a_short_cell() -> None:

@@ -111,6 +111,17 @@ def test_with_a_pace_one_cell_is_sent_in_its_time() -> None:
     assert end.sendable(1, 5.0 + wait) == CELL and end.has_room(5.0 + wait)
 
 
+def test_what_is_begun_may_be_filled_whatever_the_pace_says() -> None:
+    """Else what waits to fill a cell keeps out what would fill it."""
+    end = client(2)
+    end._congestion.pace = 1e-6
+    end.send(1, bytes(10_000))
+    assert end.wait(5.0) <= 0
+    assert end.sendable(1, 5.0) == CELL - 10_000
+    end.send(1, bytes(CELL - 10_000))
+    assert end.sendable(1, 5.0) == 0
+
+
 def test_a_quiet_stream_need_not_wait_for_the_pace() -> None:
     end = client(2)
     end._congestion.pace = 1e-6
