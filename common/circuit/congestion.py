@@ -31,7 +31,6 @@ from math import sqrt
 
 INITIAL = 128 * 2**10  # bytes on their way before anything is known: 0.1 s of a 10 Mbit/s link
 FLOOR = 32 * 2**10  # never less: two long cells
-FULL_CELL = 15 * 2**10  # bytes of DATA, about
 MIN_STEP = 12 * 2**10  # bytes from mark to mark, at least: a nearly full cell; both ends know it
 QUEUE_SIZE = 16 * 2**10  # bytes of queue that a circuit with a window of 256 KiB keeps; it grows as its root
 QUEUE_WORK = 3_000.0  # allowed seconds of queue times bytes of window: 12 ms at 256 KiB; but not less than
@@ -60,7 +59,7 @@ MARK_TIME = 0.015  # seconds from mark to mark: each receipt is a cell of its ow
 MARK_PART = 1 / 3  # of a window from mark to mark at most,
 MOST_MARK_PART = 2 / 3  # or as much of it as stands in a queue, which keeps the path busy meanwhile, up to this;
 START_PART = 1 / 16  # in slow start, where receipts tell the rate
-PACED_CELL = 0.005  # seconds that a full cell takes at least where sending is paced: no timer is much finer
+PACED_RATE = 3_072_000  # bytes a second at most where sending is paced, 5 ms for a cell: timers are coarse
 PACED_BASE = 0.020  # seconds of a base round trip: on a shorter path bunches are short too
 PACE_SLACK = 0.005  # seconds by which timers may be late without a loss
 _LATEST = 8  # round trips of which the least tells slow start about a queue: more than half a round's
@@ -137,7 +136,7 @@ class CongestionWindow:
     def sent(self, now: float, size: int) -> None:
         """`size` bytes of DATA were sealed at `now`, on the clock of receipts."""
         if self.pace:
-            self._next = max(self._next, now - PACE_SLACK) + size * self.pace
+            self._next = now + self.wait(now, size)
 
     def wait(self, now: float, unsent: int = 0) -> float:
         """Seconds until a cell may be begun, when `unsent` bytes are sealed before it; 0 or less: now."""
@@ -172,7 +171,7 @@ class CongestionWindow:
 
     def _set_pace(self) -> None:
         pace = self.base / self.window
-        slow = self.base >= PACED_BASE and pace * FULL_CELL >= PACED_CELL
+        slow = self.base >= PACED_BASE and pace * PACED_RATE >= 1
         self.pace = pace if slow and not self._starting else 0.0
 
     def _set_step(self) -> None:

@@ -251,19 +251,15 @@ class Endpoint:
         if room > 0:
             if not self._congestion.pace:
                 return min(limit, self._whole_cells(room))
-            if self.wait(now) <= 0:
-                return min(limit, self._whole_cells(room), self.max_data - self.packing.unsealed % self.max_data)
+            if self.packing.wait(now) <= 0:
+                return min(limit, self._whole_cells(1))  # what fills one
         sent = self._send_window.sent + self.packing.unsealed
         return min(limit, QUIET) if room > -OVERDRAFT and stream.quiet(QUIET, sent, self._congestion.window) else 0
 
     def has_room(self, now: float) -> bool:
         """Whether DATA of any stream may be sent: by the circuit's limit, its congestion window and its pace."""
-        return self._window_left() > 0 and self._send_window.left > self.packing.unsealed and self.wait(now) <= 0
-
-    def wait(self, now: float) -> float:
-        """Seconds until DATA may be sent, as far as the pace tells; 0 or less: now. A begun cell may be filled."""
-        unsealed = self.packing.unsealed
-        return self._congestion.wait(now, unsealed - unsealed % self.max_data)
+        packing = self.packing
+        return self._window_left() > 0 and self._send_window.left > packing.unsealed and packing.wait(now) <= 0
 
     def _whole_cells(self, room: int) -> int:
         """Bytes of DATA that fill cells: about `room`, which on a slow path is often less than a cell."""

@@ -110,9 +110,8 @@ class Packing:
             if self.filling is None:
                 self.filling = now
             return []
-        if self._size <= self._short:
-            waits = full and self.filling is not None and self._may_fill(self._size, self.unsealed, now, rest=True)
-            return [] if waits else self._take_one(now)
+        if self._size <= self._short and self.filling is None:
+            return self._take_one(now)
         cells: list[bytes] = []
         outgoing = self.outgoing
         at, end, left, unsealed = 0, len(outgoing), self._size, self.unsealed
@@ -178,6 +177,10 @@ class Packing:
         self.filling = None
         self._urgent = False
 
+    def wait(self, now: float) -> float:
+        """Seconds until DATA may be added, as far as the pace tells; 0 or less: now. One begun may be filled."""
+        return self._congestion.wait(now, self.unsealed - self.unsealed % self.max_data)
+
     @property
     def due(self) -> float | None:
         """When what waits to fill a cell, or for company, has waited enough; None if nothing does."""
@@ -193,7 +196,7 @@ class Packing:
 
     def _may_fill(self, size: int, count: int, now: float, *, rest: bool) -> bool:
         """Whether so many bytes of messages, `count` of DATA, had better wait; `rest`: what full cells left."""
-        if self._urgent or not (rest or size > self._short):
+        if self._urgent or not (rest or self.filling is not None or size > self._short):
             return False
         patience = self.fill_time
         if patience < LEAST_FILL_TIME or now - self._sealed_at > patience:

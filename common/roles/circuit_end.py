@@ -314,7 +314,7 @@ class CircuitEnd:
 
     def _keep_pace(self, now: float) -> None:
         """Sees that who waits for the pace is served in time, by one timer."""
-        wait = self.endpoint.wait(now)
+        wait = self.packing.wait(now)
         if wait > 0 and not self._paced:
             self._paced = True
             self.pump.call_later(wait, self._go_on)

@@ -18,6 +18,15 @@ def constant(mbit: float) -> Path:
     return Path(lambda _now: mbit * MBIT)
 
 
+def after_start(round_trip: float, window: int = INITIAL) -> CongestionWindow:
+    """A window after slow start, which has seen one round trip."""
+    congestion = CongestionWindow(CIRCUIT_WINDOW)
+    congestion._starting = False
+    congestion._set(window)
+    congestion.measured(0.0, round_trip, CELL, CELL, CELL)
+    return congestion
+
+
 @pytest.mark.parametrize(
     ("mbit", "delay"), [(1, 50 * MS), (10, 10 * MS), (10, 150 * MS), (200, 20 * MS), (200, 150 * MS), (1_000, MS)]
 )
@@ -128,10 +137,7 @@ def test_round_trips_that_waver_keep_more_on_its_way() -> None:
     """The same shortest round trip, 40 ms above the base: all alike it is a queue, else a link may have stood still."""
     windows = []
     for longest in (190 * MS, 290 * MS, 390 * MS, 5.0):
-        congestion = CongestionWindow(CIRCUIT_WINDOW)
-        congestion._starting = False
-        congestion._set(2**22)
-        congestion.measured(0.0, 150 * MS, CELL, CELL, CELL)
+        congestion = after_start(150 * MS, 2**22)
         for number in range(1, 201):  # each answers a whole round of four
             time = 190 * MS if number % 4 else longest
             sent = (number + 4 - number % 4) * CELL
@@ -147,10 +153,7 @@ def test_a_link_that_stood_still_once_is_not_one_that_wavers() -> None:
     """One round in ten has a trip of a second: TCP measures its own base so, and the window stays what it was."""
     windows = []
     for longest in (190 * MS, 1.0):
-        congestion = CongestionWindow(CIRCUIT_WINDOW)
-        congestion._starting = False
-        congestion._set(2**22)
-        congestion.measured(0.0, 150 * MS, CELL, CELL, CELL)
+        congestion = after_start(150 * MS, 2**22)
         for number in range(1, 201):
             time = longest if number % 40 == 0 else 190 * MS
             sent = (number + 4 - number % 4) * CELL
@@ -192,9 +195,7 @@ def test_on_a_slow_path_cells_are_spread() -> None:
 
 
 def test_the_pace_is_the_windows_in_a_base_round_trip() -> None:
-    congestion = CongestionWindow(CIRCUIT_WINDOW)
-    congestion._starting = False
-    congestion.measured(0.0, 150 * MS, CELL, CELL, CELL)
+    congestion = after_start(150 * MS)
     assert congestion.pace == pytest.approx(150 * MS / congestion.window)
     assert congestion.wait(10.0) <= 0
     congestion.sent(10.0, CELL)
@@ -204,9 +205,7 @@ def test_the_pace_is_the_windows_in_a_base_round_trip() -> None:
 
 
 def test_a_pause_saves_up_no_bunch() -> None:
-    congestion = CongestionWindow(CIRCUIT_WINDOW)
-    congestion._starting = False
-    congestion.measured(0.0, 150 * MS, CELL, CELL, CELL)
+    congestion = after_start(150 * MS)
     for now in (10.0, 60.0):
         count = 0
         while congestion.wait(now) <= 0:
@@ -219,10 +218,7 @@ def test_a_pause_saves_up_no_bunch() -> None:
 def test_where_a_cell_takes_less_than_a_timer_or_the_path_is_short_nothing_is_paced(
     round_trip: float, window: int
 ) -> None:
-    congestion = CongestionWindow(CIRCUIT_WINDOW)
-    congestion._starting = False
-    congestion._set(window)
-    congestion.measured(0.0, round_trip, CELL, CELL, CELL)
+    congestion = after_start(round_trip, window)
     paced = round_trip == 5.0  # 8 MiB in five seconds
     assert (congestion.pace > 0) == (congestion.wait(-1.0) > 0) == paced
 

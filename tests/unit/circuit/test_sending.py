@@ -106,7 +106,7 @@ def test_with_a_pace_one_cell_is_sent_in_its_time() -> None:
     end.send(1, bytes(CELL))
     assert end.sendable(1, 5.0) == 0 and not end.has_room(5.0), "read, though not sealed yet"
     assert end.take_cells(5.0)
-    assert 0 < (wait := end.wait(5.0)) < 0.0159
+    assert 0 < (wait := end.packing.wait(5.0)) < 0.0159
     assert end.sendable(1, 5.0 + wait / 2) == 0
     assert end.sendable(1, 5.0 + wait) == CELL and end.has_room(5.0 + wait)
 
@@ -116,7 +116,7 @@ def test_what_is_begun_may_be_filled_whatever_the_pace_says() -> None:
     end = client(2)
     end._congestion.pace = 1e-6
     end.send(1, bytes(10_000))
-    assert end.wait(5.0) <= 0
+    assert end.packing.wait(5.0) <= 0
     assert end.sendable(1, 5.0) == CELL - 10_000
     end.send(1, bytes(CELL - 10_000))
     assert end.sendable(1, 5.0) == 0
