@@ -1,13 +1,15 @@
-"""What of a link waits in the kernels at its two ends: there nothing can be put in order any more.
+"""What of a link waits where nothing is put in order any more: in the kernels at its two ends, and between them.
 
 Unsent here: about `QUEUE_TIME` of what the connection carries, by the kernel's own pacing rate, so on a slow link
 a quiet circuit does not wait behind a busy one's bytes, and a fast one never runs dry.
+
+On its way: on a slow path not much more than it holds (`path_queue`).
 
 Arrived there and not read: what a busy receiver has not come to. Kernels let that grow to megabytes, which a long
 path needs to be filled and a short one does not. So on a short one the rest waits in the sender's outbox, where
 the quietest circuit is served first.
 
-Only Linux tells enough; elsewhere the upper bound for the first holds, and none for the second.
+Only Linux tells enough; elsewhere the upper bound for the first holds, and none for the others.
 """
 
 import fcntl
@@ -15,14 +17,21 @@ import socket
 import struct
 import sys
 
+from common.net.path_queue import PathQueue
+
 QUEUE_TIME = 0.010  # seconds: the pump comes round within half of that, also on a busy machine
 LEAST = 16_384  # bytes: one long cell
 MOST = 131_072  # bytes: two batches of a link
+LONG_PATH = 0.010  # seconds there and back: from there on a queue in the network is worth a look
+LOOK, SELDOM = 0.010, 1.0  # seconds from look to look on a long path, and on another
 SHORT_PATH = 0.001  # seconds there and back: relays in one house
 ARRIVED = 98_304  # bytes to ask for, of which Linux makes twice as many: 100 MB/s at that distance, if full cells
-_SIOCOUTQNSD = 0x894B  # ioctl, linux/sockios.h: bytes not sent yet
-_PACING_RATE = struct.Struct("=104xQ")  # in struct tcp_info, linux/tcp.h: bytes a second
+_UNACKNOWLEDGED, _UNSENT = 0x5411, 0x894B  # ioctls SIOCOUTQ and SIOCOUTQNSD of linux/sockios.h
+# struct tcp_info of linux/tcp.h: the smoothed round trip and its variation, microseconds; the pacing rate, bytes a
+# second; bytes acknowledged; the least round trip.
+_TCP_INFO = struct.Struct("=68xII28xQ8xQ20xI")
 _MIN_RTT = struct.Struct("=148xI")  # microseconds
+_MICRO = 1e-6
 _INT = struct.Struct("=i")
 _LINUX = sys.platform == "linux"
 
@@ -30,29 +39,56 @@ _LINUX = sys.platform == "linux"
 class KernelQueue:
     """Of one connected TCP socket; raises `OSError` when the socket is closed."""
 
-    __slots__ = ("_sock", "allowed")
+    __slots__ = ("_look_at", "_path", "_sock", "allowed", "path_full")
 
     def __init__(self, sock: socket.socket) -> None:
+        self.allowed = MOST  # bytes that may be unsent
+        self.path_full = False  # there was no room, and the poller will not tell when there is
         self._sock = sock
-        self.allowed = MOST
+        self._path = PathQueue()
+        self._look_at = 0.0
 
-    def room(self) -> int:
-        """Bytes the kernel may be given now; may be negative."""
-        try:
-            unsent = fcntl.ioctl(self._sock, _SIOCOUTQNSD, bytes(_INT.size))
-        except ValueError:  # what Python says of a closed one
-            raise OSError("the socket is closed") from None
-        return self.allowed - int(_INT.unpack(unsent)[0])
+    def room(self, now: float, most: int) -> int:
+        """Bytes the kernel may be given now, `most` or less; 0 and less: none."""
+        if now >= self._look_at:
+            self.adapt(now)
+        limit = self._path.limit
+        self.path_full = False
+        if not limit and self.allowed >= most:
+            return most
+        room = min(most, self.allowed - self._ask(_UNSENT))
+        if limit:
+            left = limit - self._ask(_UNACKNOWLEDGED)
+            self.path_full = left <= 0
+            room = min(room, left)
+        return room
 
-    def adapt(self) -> None:
-        """Looks at the connection's rate: for a link that has more to send than the kernel takes."""
+    def wait(self) -> float:
+        """Seconds after which a full path may have room."""
+        return self._path.wait(self._ask(_UNACKNOWLEDGED))
+
+    def adapt(self, now: float) -> None:
+        """Looks at what the connection carries."""
+        self._look_at = now + SELDOM
         if not _LINUX:
             return
-        info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _PACING_RATE.size)
-        allowed = int(min(max(_PACING_RATE.unpack(info)[0] * QUEUE_TIME, LEAST), MOST))
+        info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        if len(info) < _TCP_INFO.size:  # an old kernel
+            return
+        round_trip, variation, pacing, acked, least = _TCP_INFO.unpack(info)
+        if least * _MICRO >= LONG_PATH:
+            self._look_at = now + LOOK
+            self._path.seen(now, round_trip * _MICRO, variation * _MICRO, least * _MICRO, acked)
+        allowed = int(min(max(pacing * QUEUE_TIME, LEAST), MOST))
         if abs(allowed - self.allowed) * 8 > self.allowed or allowed == MOST != self.allowed:
             self.allowed = allowed
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, allowed)
+
+    def _ask(self, what: int) -> int:
+        try:
+            return int(_INT.unpack(fcntl.ioctl(self._sock, what, bytes(_INT.size)))[0])
+        except ValueError:  # what Python says of a closed one
+            raise OSError("the socket is closed") from None
 
 
 def limit_arrivals(sock: socket.socket) -> None:

@@ -100,6 +100,7 @@ class Link:
         self._full = False  # the kernel takes no more for now
         self._full_since = 0.0
         self._timed = False
+        self._held = False  # the path has enough for now: a timer runs
 
     def start(self, pump: Pump) -> None:
         """Serves it on the pump's thread from now on, once: register the link first, its cells come at once."""
@@ -325,7 +326,7 @@ class Link:
 
     def _send_rest(self) -> None:
         """The kernel has room again."""
-        self._kernel.adapt()
+        self._kernel.adapt(monotonic())
         if self._send(self._unsent):
             self._unsent = _NOTHING
             self._full = False
@@ -333,18 +334,23 @@ class Link:
                 self._send_batches()
             if not self._full:
                 self._watch()
-                self._tell_drainers()
+                if not self._outbox.size:
+                    self._tell_drainers()
 
     def _send_batches(self) -> None:
         """Sends until the outbox is empty, the kernel full or the turn over, and tells which circuits drained."""
         outbox, tls, kernel = self._outbox, self._tls, self._kernel
         for _ in range(ROUNDS):
-            room = BATCH if kernel.allowed >= BATCH else kernel.room()
+            now = monotonic()
+            room = kernel.room(now, BATCH)
             if room <= 0:
-                self._wait_for_room()
+                if kernel.path_full:
+                    self._wait_for_path()
+                else:
+                    self._wait_for_room()
                 break
             with self._lock:
-                cells = outbox.take(room, monotonic())
+                cells = outbox.take(room, now)
             # TLS cuts at 16,384: a long cell is a record by itself, or 16 short ones are one.
             for _, run in groupby(cells, size_of):
                 tls.write(join_cells(run))
@@ -377,6 +383,17 @@ class Link:
         self._watch()
         if not self._timed:
             self._time(PATIENCE)
+
+    def _wait_for_path(self) -> None:
+        """Goes on when the path has carried enough, which no poller tells; that a peer is gone the kernel sees."""
+        assert self._pump is not None
+        if not self._held:
+            self._held = True
+            self._pump.call_later(self._kernel.wait(), self._go_on)
+
+    def _go_on(self) -> None:
+        self._held = False
+        self._look()
 
     def _tell_weight(self) -> None:
         if self._outbox.size > HEAVY:

@@ -34,6 +34,7 @@ DRAIN = 2.0  # seconds between two works: what the last left on its way is gone
 HOSTS = 5
 FAT = {"delay": 25.0, "rate": 200.0, "loss": 0.0}
 SLOW = 10.0  # Mbit/s
+ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 PAGE = ROOT / "docs" / "performance-wan.md"
 
 Open = Callable[[tuple[str, int], str], Any]
@@ -150,16 +151,21 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--nets", default="fat,lossy,relay,client", help="which nets [fat,lossy,relay,client]")
     parser.add_argument("--who", default="direct,fernet,aes-gcm,C tor fast,C tor default", help="which contenders")
     parser.add_argument("--mtu", type=int, default=1_500, help="bytes of a packet: larger ones cost less [1500]")
+    parser.add_argument("--tcp", default="", help="the hosts' TCP: cubic, bbr, reno, ... [this machine's]")
     parser.add_argument("--json", type=Path, default=PAGE.with_suffix(".json"), metavar="FILE")
     options = parser.parse_args(arguments)
     if lack := missing():
         print(f"a wide area cannot be made here: {lack}", file=sys.stderr)
         return 1
+    allowed = ALLOWED.read_text().split()
+    if options.tcp and options.tcp not in allowed:
+        print(f"hosts may have {', '.join(allowed)}: change net.ipv4.tcp_allowed_congestion_control", file=sys.stderr)
+        return 1
     who = [name for name in options.who.split(",") if tor.installed() or not name.startswith("C tor")]
     with (
         tempfile.TemporaryDirectory() as folder,
         Processes() as processes,
-        WideArea(HOSTS, options.mtu, **FAT) as area,
+        WideArea(HOSTS, options.mtu, options.tcp, **FAT) as area,
     ):
         with_tor = any("tor" in name for name in who)
         # A relay for each of the first three hosts, and no more: the client has the fourth.

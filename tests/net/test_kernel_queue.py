@@ -43,11 +43,12 @@ def fill(sock: socket.socket) -> int:
 
 def test_a_fast_connection_may_hold_what_it_always_might(pair: tuple[socket.socket, socket.socket]) -> None:
     queue = KernelQueue(pair[0])
-    assert queue.allowed == queue.room() == MOST
+    assert queue.allowed == queue.room(0.0, MOST) == MOST
     pair[0].send(b"x")
     assert pair[1].recv(1) == b"x"
-    queue.adapt()
+    queue.adapt(0.0)
     assert queue.allowed == MOST
+    assert queue.room(0.0, LEAST) == LEAST, "and no more than was asked for"
 
 
 @pytest.mark.parametrize(("rate", "allowed"), [(SLOW, LEAST), (MIDDLE, int(MIDDLE * QUEUE_TIME))])
@@ -59,7 +60,7 @@ def test_a_slow_connection_holds_some_milliseconds_of_its_rate(
     one.send(b"x")
     other.recv(1)
     queue = KernelQueue(one)
-    queue.adapt()
+    queue.adapt(0.0)
     assert queue.allowed == allowed
     assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == allowed
 
@@ -70,16 +71,19 @@ def test_room_is_what_is_not_filled(pair: tuple[socket.socket, socket.socket]) -
     other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     queue = KernelQueue(one)
     assert fill(one) >= MOST
-    assert queue.room() <= 0
+    assert queue.room(0.0, MOST) <= 0
+    assert not queue.path_full, "the poller will tell"
 
 
 def test_a_closed_socket_is_an_error(pair: tuple[socket.socket, socket.socket]) -> None:
     queue = KernelQueue(pair[0])
     pair[0].close()
     with pytest.raises(OSError):
-        queue.room()
+        queue.room(0.0, MOST)
     with pytest.raises(OSError):
-        queue.adapt()
+        queue.adapt(0.0)
+    with pytest.raises(OSError):
+        queue.wait()
 
 
 def test_on_a_short_path_little_may_arrive_that_is_not_read(pair: tuple[socket.socket, socket.socket]) -> None:

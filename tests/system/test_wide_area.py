@@ -7,12 +7,17 @@ window, 8 MiB of a circuit, 6.7 seconds of this link, would stand in front of it
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from statistics import median
 
 import pytest
 
-from tests.wide_area.hosts import WideArea, missing
+from common.net import link_opening
+from common.net.deadline import Deadline
+from common.wire.cells import MAX_BODY, Command
+from tests.net.links import PATIENCE, Recorder, end, node, start
+from tests.wide_area.hosts import WideArea, listening, missing
 from tests.wide_area.load import Bulk, echoes
 from tests.wide_area.programs import WidePrograms
 from tests.wide_area.target import Target
@@ -65,3 +70,30 @@ def test_a_prompt_waits_less_than_a_full_circuit_would_make_it(
         assert all(bulk.moved for bulk in bulks), "each goes on"
         assert sum(bulk.moved for bulk in bulks) > BYTES
         assert beside - idle < CEILING / BYTES / 4
+
+
+def test_a_quiet_circuit_waits_for_no_queue_in_the_network(area: WideArea) -> None:
+    """Before a slow uplink nothing passes anything: TCP by itself (Reno) makes its queue as long as it may be."""
+    near, far = Recorder(), Recorder()
+    context, identity = node()
+    with listening(area.hosts[1]) as server, ThreadPoolExecutor(1) as pool:
+        there = server.getsockname()
+        dialling = pool.submit(area.hosts[2].make, lambda: link_opening.dial(there, identity, near, Deadline(PATIENCE)))
+        accepted = link_opening.accept(server.accept()[0], context, far, Deadline(PATIENCE))
+        dialled = dialling.result()
+    dialled._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+    area.set(2, queue=1_000)
+    try:
+        for link in (accepted, dialled):
+            start(link)
+        dialled.queue(1, Command.RELAY, *[bytes(MAX_BODY)] * 240)
+        dialled.flush()
+        far.wait_for(lambda: len(far.cells) >= 120)
+        before = len(far.cells)
+        dialled.send(2, Command.RELAY, b"me first")
+        far.wait_for(lambda: len(far.cells) == 241)
+        between = [cell.circuit_id for cell in far.cells].index(2) - before
+        assert between < 16, "2 to 4 here; 120, so all, without a limit"
+    finally:
+        end(accepted, dialled)
+        area.set(2, queue=200)

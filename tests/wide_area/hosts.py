@@ -44,7 +44,7 @@ def missing() -> str:
 class Host:
     """One namespace."""
 
-    def __init__(self, number: int, mtu: int) -> None:
+    def __init__(self, number: int, mtu: int, tcp: str) -> None:
         self.address = f"11.{number}.0.1"
         self._holder = subprocess.Popen(
             ["unshare", "--net", "sh", "-c", _HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -57,6 +57,8 @@ class Host:
             f"link set {_DEVICE} mtu {mtu} txqueuelen 10000 up",
         ):
             subprocess.run(self.command("ip", *words.split()), check=True)
+        if tcp:  # Linux lets a namespace have only what is allowed in the first one
+            subprocess.run(self.command("sysctl", "-q", f"net.ipv4.tcp_congestion_control={tcp}"), check=True)
 
     def command(self, *words: object) -> list[str]:
         """A command line that runs these words there."""
@@ -73,18 +75,22 @@ class Host:
 
 
 class WideArea:
-    """Use `with`. Hosts count from 1; see `forwarder.Uplink` for the settings."""
+    """Use `with`. Hosts count from 1; see `forwarder.Uplink` for the settings.
 
-    def __init__(self, hosts: int, mtu: int = 1_500, **settings: float) -> None:
+    `tcp`: the hosts' congestion control, one of `net.ipv4.tcp_allowed_congestion_control`; "" is the machine's own.
+    """
+
+    def __init__(self, hosts: int, mtu: int = 1_500, tcp: str = "", **settings: float) -> None:
         self.hosts: dict[int, Host] = {}
         self._count = hosts
         self._mtu = mtu
+        self._tcp = tcp
         self._settings = settings
 
     def __enter__(self) -> Self:
         try:
             for number in range(1, self._count + 1):
-                self.hosts[number] = Host(number, self._mtu)
+                self.hosts[number] = Host(number, self._mtu, self._tcp)
             words = [f"{number}:{host.device}:{host.address}" for number, host in self.hosts.items()]
             self._forwarder = subprocess.Popen(
                 [sys.executable, "-m", "tests.wide_area.forwarder", *words],
