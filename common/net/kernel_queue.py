@@ -52,15 +52,13 @@ class KernelQueue:
         """Bytes the kernel may be given now, `most` or less; 0 and less: none."""
         if now >= self._look_at:
             self.adapt(now)
-        limit = self._path.limit
+        room, limit = most, self._path.limit
         self.path_full = False
-        if not limit and self.allowed >= most:
-            return most
-        room = min(most, self.allowed - self._ask(_UNSENT))
         if limit:
-            left = limit - self._ask(_UNACKNOWLEDGED)
-            self.path_full = left <= 0
-            room = min(room, left)
+            room = min(room, limit - self._ask(_UNACKNOWLEDGED))
+            self.path_full = room <= 0
+        if self.allowed < most and room > 0:
+            room = min(room, self.allowed - self._ask(_UNSENT))
         return room
 
     def wait(self) -> float:
@@ -69,14 +67,16 @@ class KernelQueue:
 
     def adapt(self, now: float) -> None:
         """Looks at what the connection carries."""
-        self._look_at = now + SELDOM
+        due = now >= self._look_at
+        if due:
+            self._look_at = now + SELDOM
         if not _LINUX:
             return
         info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
         if len(info) < _TCP_INFO.size:  # an old kernel
             return
         round_trip, variation, pacing, acked, least = _TCP_INFO.unpack(info)
-        if least * _MICRO >= LONG_PATH:
+        if due and least * _MICRO >= LONG_PATH:
             self._look_at = now + LOOK
             self._path.seen(now, round_trip * _MICRO, variation * _MICRO, least * _MICRO, acked)
         allowed = int(min(max(pacing * QUEUE_TIME, LEAST), MOST))

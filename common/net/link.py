@@ -330,12 +330,15 @@ class Link:
         if self._send(self._unsent):
             self._unsent = _NOTHING
             self._full = False
-            if self._outbox.size:
-                self._send_batches()
-            if not self._full:
-                self._watch()
-                if not self._outbox.size:
-                    self._tell_drainers()
+            self._send_queued()
+
+    def _send_queued(self) -> None:
+        if self._outbox.size:
+            self._send_batches()
+        if not self._full:
+            self._watch()
+            if not self._outbox.size:
+                self._tell_drainers()
 
     def _send_batches(self) -> None:
         """Sends until the outbox is empty, the kernel full or the turn over, and tells which circuits drained."""
@@ -393,7 +396,8 @@ class Link:
 
     def _go_on(self) -> None:
         self._held = False
-        self._look()
+        if not self._full:
+            self._guarded(self._send_queued)
 
     def _tell_weight(self) -> None:
         if self._outbox.size > HEAVY:

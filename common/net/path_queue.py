@@ -6,79 +6,120 @@ in a second times the round trip without a queue) and a little. The rest waits i
 circuit is served first. Tor does alike by TCP's own window (KIST; Jansen, Geddes, Wacek, Sherr and Syverson 2014),
 but that one has the network's queue in it.
 
-A queue that stays although the link holds back is others', and is taken for the path's: a link that shares its
-uplink with a greedy sender would starve.
+A link that carries much less since it holds back was not the one that made the queue: others did, or answers are
+late for another reason. It then lets go, and tries again after a while that doubles each time.
 
 Pure arithmetic: what the kernel tells of a connection in, `limit` and `wait` out.
 """
 
-ENGAGE, BUSY = 0.010, 32_768  # seconds of queue, and bytes on their way, from which a link holds back,
-LEAVE, IDLE = 0.002, 8_192  # until one of them is less than this; a little is acknowledged late by itself
-TARGET = 0.005  # seconds of queue that are meant to stand, and these bytes, by which links come to equal shares;
-MORE = 4_096  # cells are given whole, so up to one more stands
-CELL = 16_384  # bytes
+from common.wire.cells import LONG_CELL
+
+ENGAGE = 0.010  # seconds of queue from which a link holds back
+LEAVE = 0.002  # seconds of queue with which that ends
+BUSY = 2 * LONG_CELL  # bytes on their way without which it does not begin: a little is acknowledged late by itself
+IDLE = LONG_CELL // 2  # bytes on their way with which it ends
+TARGET = 0.005  # seconds of queue that are meant to stand; cells are given whole, so up to one more stands
+MORE = 4_096  # bytes besides, as many for each link: that is what makes their shares equal
 WAVERING = 2.0  # times what round trips vary by is no queue, but a path that wavers
 SLOWLY = 0.01  # of the way that this goes up at a look, and down at once: a queue that moves is no such path
 FASTEST = 6_553_600  # bytes a second: above, a batch of a link takes less than 10 ms, and nobody waits long
-RECENT = 2  # measurements of which the highest counts: one that met a pause says too little
+RECENT = 2  # measurements of which the higher counts: one that met a pause says too little
 MEMORY = 20  # measurements in which a path that is fast shows it: one that loses segments stands still at times
 GROWTH = 1.25  # times what was measured before the recent ones: more than that is a connection that still starts
 PAUSE = 3.0  # round trips without a look, after which what was measured says nothing
-PATIENCE = 2.0  # seconds of holding back, after which more is others' queue than the meant one,
-OWN, CELLS = 0.010, 2  # these seconds, and what so many cells take
-SOONEST, LATEST = 0.002, 0.020  # seconds until another look pays
-_NEVER = float("inf")
+JUDGED = 0.5  # seconds of holding back, or
+JUDGED_TRIPS = 8  # round trips if they are more, after which what is carried is compared with what was before
+LOSS = 0.65  # of it or less, and the link lets go
+FIRST_REST, LONGEST_REST = 2.0, 64.0  # seconds until it tries again
+GOOD = 4  # times in a row that it lost nothing, after which the next rest is a short one again
+_SOONEST, _LATEST = 0.002, 0.020  # seconds until another look pays,
+_SOONEST_PART, _LATEST_PART = 1 / 16, 1 / 4  # or these parts of the round trip if they are more
 
 
 class PathQueue:
     """One link, at its sender. Times are seconds, sizes bytes, rates bytes a second."""
 
-    __slots__ = ("_acked", "_base", "_held_until", "_least", "_rates", "_since", "_wavers", "limit", "rate")
+    __slots__ = (
+        "_acked",
+        "_base",
+        "_before",
+        "_good",
+        "_judged_at",
+        "_rates",
+        "_rest",
+        "_resting_until",
+        "_round_trip",
+        "_since",
+        "_wavers",
+        "limit",
+        "rate",
+    )
 
     def __init__(self) -> None:
         self.limit = 0  # unacknowledged bytes from which no more is to be sent; 0: as many as there are
         self.rate = 0.0  # what the path carries; 0: not known
+        self._round_trip = 0.0
+        self._base = float("inf")  # the least round trip ever: the kernel forgets its own after minutes of a queue
+        self._wavers = 0.0  # what round trips vary by without a queue that moves
         self._rates: list[float] = []
         self._since = 0.0  # when the present measurement began, and
         self._acked = 0  # what was acknowledged then
-        self._wavers = 0.0  # what round trips vary by without a queue that moves
-        self._base = 0.0  # the path's round trip, others' queue in it; 0: the least one
-        self._held_until = 0.0  # when a queue that stayed is others', and
-        self._least = _NEVER  # the least round trip meanwhile
+        self._before = 0.0  # the rate when it began to hold back, or when that was judged last
+        self._judged_at = 0.0
+        self._good = 0
+        self._rest = FIRST_REST
+        self._resting_until = 0.0
 
     def seen(self, now: float, round_trip: float, variation: float, least: float, acked: int) -> None:
         """What the kernel tells: round trip, smoothed, its variation, the least one; bytes acknowledged so far."""
         self._measure(now, round_trip, acked)
+        self._round_trip = round_trip
+        self._base = min(self._base, least)
         self._wavers = min(variation, self._wavers + (variation - self._wavers) * SLOWLY)
-        base = max(least, self._base)
         noise = WAVERING * self._wavers
-        if not self._queues(round_trip, base, noise):
-            self.limit, self._base = 0, 0.0
+        if not self._queues(now, noise):
+            self.limit = 0
             return
         if not self.limit:
-            self._held_until, self._least = now + PATIENCE, _NEVER
-        self._least = min(self._least, round_trip)
-        if now > self._held_until:
-            if self._least > base + noise + TARGET + OWN + CELLS * CELL / max(self._rates):
-                self._base = base = self._least - TARGET
-                self._rates[-1] = self.rate = max(self._rates)  # what it carried before it held back
-            self._held_until, self._least = now + PATIENCE, _NEVER
-        self.limit = int(self.rate * (base + TARGET + noise)) + MORE
+            self._judge_later(now)
+        elif now >= self._judged_at and not self._pays(now):
+            self.limit = 0
+            return
+        self.limit = int(self.rate * (self._base + TARGET + noise)) + MORE
 
     def wait(self, unacknowledged: int) -> float:
         """Seconds until the path has carried what is more than the limit; more than 0."""
-        return min(max((unacknowledged - self.limit) / max(self.rate, 1.0), SOONEST), LATEST)
+        least = max(_SOONEST, self._round_trip * _SOONEST_PART)
+        most = max(_LATEST, self._round_trip * _LATEST_PART)
+        return min(max((unacknowledged - self.limit) / max(self.rate, 1.0), least), most)
 
-    def _queues(self, round_trip: float, base: float, noise: float) -> bool:
-        """Whether a queue stands that this link makes longer."""
+    def _queues(self, now: float, noise: float) -> bool:
+        """Whether a queue stands that this link may have made."""
         most = max(self._rates, default=0.0)
         if not 0 < most < FASTEST:
             return False
-        flying, queue = self.rate * round_trip, round_trip - base
+        flying, queue = self.rate * self._round_trip, self._round_trip - self._base
         if self.limit:
             return flying > IDLE and queue > LEAVE
         steady = self.rate <= GROWTH * max(self._rates[:-RECENT], default=0.0)
-        return steady and flying > BUSY and queue > ENGAGE + noise
+        return steady and flying > BUSY and queue > ENGAGE + noise and now >= self._resting_until
+
+    def _judge_later(self, now: float) -> None:
+        self._before = self.rate
+        self._judged_at = now + max(JUDGED, JUDGED_TRIPS * self._round_trip)
+
+    def _pays(self, now: float) -> bool:
+        """Whether the link carries what it did before; if not, it rests."""
+        if self.rate > LOSS * self._before:
+            self._good += 1
+            if self._good >= GOOD:
+                self._rest = FIRST_REST
+            self._judge_later(now)
+            return True
+        self._good = 0
+        self._resting_until = now + self._rest
+        self._rest = min(2 * self._rest, LONGEST_REST)
+        return False
 
     def _measure(self, now: float, round_trip: float, acked: int) -> None:
         passed = now - self._since

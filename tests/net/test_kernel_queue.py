@@ -5,12 +5,15 @@ import socket
 import sys
 import termios
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from common.net import kernel_queue
 from common.net.handshake import tune
-from common.net.kernel_queue import ARRIVED, LEAST, MOST, QUEUE_TIME, KernelQueue, limit_arrivals
+from common.net.kernel_queue import ARRIVED, LEAST, LOOK, MOST, QUEUE_TIME, KernelQueue, limit_arrivals
+from common.net.path_queue import PathQueue
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is unsent")
 
@@ -73,6 +76,43 @@ def test_room_is_what_is_not_filled(pair: tuple[socket.socket, socket.socket]) -
     assert fill(one) >= MOST
     assert queue.room(0.0, MOST) <= 0
     assert not queue.path_full, "the poller will tell"
+
+
+def test_a_long_path_is_looked_at_and_may_be_full(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel tells is what was sent: the fields are where they are taken for."""
+    monkeypatch.setattr(kernel_queue, "LONG_PATH", 0.0)
+    one, other = pair
+    queue = KernelQueue(one)
+    looks: list[tuple[float, float, float, float, int]] = []
+    path = SimpleNamespace(limit=0, seen=lambda *values: looks.append(values), wait=lambda size: size)
+    queue._path = cast("PathQueue", path)
+    one.send(bytes(10_000))
+    other.recv(10_000, socket.MSG_WAITALL)
+    assert queue.room(5.0, MOST) == MOST
+    assert queue.room(5.0 + LOOK / 2, MOST) == MOST
+    assert queue.room(5.0 + LOOK, MOST) == MOST
+    assert [values[0] for values in looks] == [5.0, 5.0 + LOOK]
+    _, round_trip, variation, least, acked = looks[-1]
+    assert 0 < least <= round_trip < 1
+    assert 0 < variation < 1
+    assert 0 <= acked - 10_000 <= 1, "its SYN counts as a byte"
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    fill(one)
+    path.limit = 1
+    assert queue.room(5.0 + LOOK, MOST) <= 0
+    assert queue.path_full
+    assert queue.wait() > 0
+
+
+def test_a_short_path_is_looked_at_seldom(pair: tuple[socket.socket, socket.socket]) -> None:
+    queue = KernelQueue(pair[0])
+    queue._path = cast("PathQueue", SimpleNamespace(limit=0))
+    pair[0].send(b"x")
+    pair[1].recv(1)
+    for tick in range(200):
+        assert queue.room(5.0 + tick * LOOK, MOST) == MOST
 
 
 def test_a_closed_socket_is_an_error(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -20,6 +20,7 @@ from common.net.deadline import Deadline
 from common.net.kernel_queue import ARRIVED
 from common.net.link import Link
 from common.net.outbox import HIGH_WATER, LOW_WATER
+from common.net.poller import READ
 from common.net.pump import Pump
 from common.wire.cells import (
     LONG_CELL,
@@ -355,6 +356,80 @@ def test_drain_waits_for_the_kernel_and_not_longer_than_its_deadline() -> None:
         assert dialled.drain(Deadline(PATIENCE))
         assert dialled.backlog(1) == 0
         far.wait_for(lambda: len(far.cells) == MUCH)
+
+
+class FullPath:
+    """A kernel's queue that has room once `opened`, and says that the path is full until then."""
+
+    def __init__(self, opened: threading.Event, seconds: float) -> None:
+        self.path_full = False
+        self.waits = 0
+        self._opened = opened
+        self._seconds = seconds
+
+    def room(self, _now: float, most: int) -> int:
+        self.path_full = not self._opened.is_set()
+        return 0 if self.path_full else most
+
+    def wait(self) -> float:
+        self.waits += 1
+        return self._seconds
+
+    def adapt(self, _now: float) -> None:
+        """It changes by its event only."""
+
+
+def settle(link: Link) -> None:
+    """Returns when the pump has done what was asked of it before."""
+    done = threading.Event()
+    assert link._pump is not None
+    link._pump.call(done.set)
+    assert done.wait(PATIENCE)
+
+
+def test_what_a_full_path_has_no_room_for_is_sent_in_order_when_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = threading.Event()
+    monkeypatch.setattr(link_module, "KernelQueue", lambda _sock: FullPath(opened, 0.001))
+    near, far = Recorder(), Recorder()
+    with two_links(near, far) as (dialled, _):
+        for number in range(50):
+            dialled.send(1, RELAY, bytes([number]))
+        settle(dialled)
+        assert not dialled.drain(Deadline(0.05))
+        assert dialled._interest == READ, "the poller would say at once that there is room, again and again"
+        assert not far.cells
+        opened.set()
+        assert dialled.drain(Deadline(PATIENCE))
+        far.wait_for(lambda: len(far.cells) == 50)
+        assert [cell.body for cell in far.cells] == [bytes([number]) for number in range(50)]
+        assert not near.errors
+
+
+def test_a_link_that_waits_for_its_path_has_one_timer_and_may_be_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "KernelQueue", lambda _sock: FullPath(threading.Event(), 3_600.0))
+    near = Recorder()
+    with two_links(near, Recorder()) as (dialled, _):
+        for _ in range(50):
+            dialled.send(1, RELAY, b"")
+            settle(dialled)
+        kernel = dialled._kernel
+        assert isinstance(kernel, FullPath)
+        assert kernel.waits == 1
+        dialled.close("enough")
+        assert str(near.wait_for_end()) == "enough"
+    assert len(near.errors) == 1
+
+
+def test_a_link_that_waits_for_its_path_ends_once_when_its_timer_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "KernelQueue", lambda _sock: FullPath(threading.Event(), 0.0))
+    near = Recorder()
+    with two_links(near, Recorder()) as (dialled, _):
+        dialled.send(1, RELAY, b"")
+        settle(dialled)
+        dialled.close("enough")
+        near.wait_for_end()
+        dialled.join(Deadline(PATIENCE))
+    assert len(near.errors) == 1
 
 
 def test_a_peer_that_never_reads_ends_as_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,133 +1,206 @@
-"""How much of a link may be on its way, on simulated uplinks. Bounds are about twice what these show."""
+"""How much of a link may be on its way, on simulated uplinks, beside what a link without a limit would do there."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import pi, sin
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.net.path_queue import LATEST, MORE, SOONEST, PathQueue
+from common.net.path_queue import BUSY, FIRST_REST, JUDGED, LONGEST_REST, PathQueue
 from tests.helpers import MS
-from tests.unit.net.simulated_uplink import CELL, MBIT, Uplink
+from tests.unit.net.simulated_uplink import CELL, MBIT, Link, Uplink
 
 MUCH = 200_000  # bytes that circuits have on their way: 0.16 s of 10 Mbit/s
 DELAY = 50 * MS
 
-
-def always(size: int) -> Callable[[float], int]:
-    """So much is wanted at any time."""
-    return lambda _now: size
+Time = Callable[[float], float]
 
 
-def constant(mbit: float, delay: float = DELAY) -> Uplink:
-    """An uplink whose rate does not change."""
-    return Uplink(lambda _now: mbit * MBIT, delay)
+def always(value: float) -> Time:
+    """The same at any time."""
+    return lambda _now: value
+
+
+def after(since: float, wanted: int) -> Callable[[float], int]:
+    """A cell at a time until then, and so much afterwards."""
+    return lambda now: wanted if now > since else CELL
+
+
+NONE = always(0.0)
+
+
+def one_link(
+    mbit: Time,
+    seconds: float,
+    wanted: int = MUCH,
+    *,
+    delay: float = DELAY,
+    others: Time = NONE,
+    late: Time = NONE,
+) -> tuple[tuple[Uplink, Link], tuple[Uplink, Link]]:
+    """A link after so many seconds, and one without a limit in its place."""
+    made = []
+    for limited in (True, False):
+        uplink = Uplink(lambda now: mbit(now) * MBIT, delay, others)
+        link = uplink.link(lambda _now: wanted, late, limited=limited)
+        uplink.run(seconds)
+        made.append((uplink, link))
+    return made[0], made[1]
 
 
 @pytest.mark.parametrize(("mbit", "delay"), [(2, DELAY), (10, 15 * MS), (10, DELAY), (10, 150 * MS), (40, DELAY)])
 def test_a_slow_path_is_kept_busy_with_a_short_queue(mbit: float, delay: float) -> None:
-    uplink = constant(mbit, delay)
-    link = uplink.link(always(max(MUCH, int(0.08 * mbit * MBIT))))
-    uplink.run(9)
+    wanted = int((delay + 0.3) * mbit * MBIT)
+    (uplink, link), (unlimited, _) = one_link(always(mbit), 9, wanted, delay=delay)
     assert link.rate(6, 9) > 0.95 * mbit * MBIT
-    assert uplink.queue(6, 9) < 0.025 + 2 * CELL / (mbit * MBIT)
-
-
-def test_without_a_limit_the_queue_would_be_long() -> None:
-    """What the test above is worth."""
-    uplink = constant(10)
-    uplink.link(always(MUCH), limited=False)
-    uplink.run(9)
-    assert uplink.queue(6, 9) > 0.09
+    bound = 0.012 + 2 * CELL / (mbit * MBIT)
+    assert uplink.queue(6, 9) < bound < unlimited.queue(6, 9)
 
 
 def test_a_fast_path_is_left_alone() -> None:
-    uplink = constant(200)
-    link = uplink.link(always(2_000_000))
-    uplink.run(4)
+    (_, link), _ = one_link(always(200), 4, 2_000_000)
     assert not any(limit for when, limit in link.limits if when > 1)
     assert link.rate(2, 4) > 0.95 * 200 * MBIT
 
 
 def test_a_path_without_a_queue_is_left_alone() -> None:
-    uplink = constant(10)
-    link = uplink.link(always(3 * CELL))
-    uplink.run(4)
+    (_, link), _ = one_link(always(10), 4, 3 * CELL)
     assert not any(limit for _, limit in link.limits)
 
 
 def test_a_connection_that_still_starts_is_left_alone() -> None:
     """TCP itself doubles what it has on its way, and sends it in bunches, which look like a queue."""
-    uplink = constant(40)
+    uplink = Uplink(always(40 * MBIT), DELAY)
     link = uplink.link(lambda now: int(min(2 * CELL * 2 ** (now / DELAY), 300_000)))
     uplink.run(0.4)
     assert not any(limit for when, limit in link.limits if when < 0.2)
     assert link.rate(0.3, 0.4) > 0.9 * 40 * MBIT
 
 
-def test_two_links_share_their_uplink_whichever_came_first() -> None:
-    uplink = constant(10)
-    first, second = uplink.link(lambda now: MUCH if now > 1 else CELL), uplink.link(lambda now: MUCH if now > 3 else CELL)
-    uplink.run(12)
-    shares = first.rate(6, 12), second.rate(6, 12)
-    assert sum(shares) > 0.95 * 10 * MBIT
-    assert max(shares) < 2 * min(shares)
-    assert uplink.queue(6, 12) < 0.060
+@pytest.mark.parametrize(("links", "part"), [(2, 0.6), (5, 0.9), (12, 1.0)])
+def test_links_share_their_uplink_whichever_came_first(links: int, part: float) -> None:
+    """Of many each has its own little of the queue, so there is less to win."""
+    queues = []
+    for limited in (True, False):
+        uplink = Uplink(always(10 * MBIT), 30 * MS)
+        for number in range(links):
+            uplink.link(after(1 + 0.3 * number, 400_000 // links), limited=limited)
+        uplink.run(16)
+        shares = [link.rate(10, 16) for link in uplink.links]
+        assert sum(shares) > 0.95 * 10 * MBIT
+        assert max(shares) < 2 * min(shares)
+        queues.append(uplink.queue(10, 16))
+    assert queues[0] < part * queues[1]
 
 
 def test_a_path_that_becomes_faster_is_used() -> None:
-    uplink = Uplink(lambda now: (10 if now < 4 else 30) * MBIT, DELAY)
-    link = uplink.link(always(MUCH))
-    uplink.run(7)
+    (_, link), _ = one_link(lambda now: 10 if now < 4 else 30, 7)
     assert link.rate(5, 7) > 0.9 * 30 * MBIT
 
 
-def test_a_path_that_becomes_slower_has_a_short_queue_soon() -> None:
-    uplink = Uplink(lambda now: (10 if now < 4 else 5) * MBIT, DELAY)
-    uplink.link(always(MUCH))
-    uplink.run(8)
-    assert uplink.queue(5, 8) < 0.060
+@pytest.mark.parametrize(("before", "after", "delay", "soon"), [(10, 5, DELAY, 4), (10, 2, DELAY, 8), (40, 2, 100 * MS, 30)])
+def test_a_path_that_becomes_slower_has_a_short_queue_again(
+    before: float, after: float, delay: float, soon: float
+) -> None:
+    """At first it looks as if others had made the queue, since less is carried."""
+    wanted = int((delay + 0.15) * before * MBIT)
+    (uplink, link), (unlimited, _) = one_link(lambda now: before if now < 4 else after, soon + 8, wanted, delay=delay)
+    assert link.rate(soon + 4, soon + 8) > 0.95 * after * MBIT
+    assert uplink.queue(soon + 4, soon + 8) < unlimited.queue(soon + 4, soon + 8) / 2
 
 
-def test_others_queue_does_not_starve_a_link() -> None:
-    """0.2 s that no holding back makes shorter. With all that is wanted on its way it would carry 1.6 MB/s."""
-    uplink = Uplink(lambda _now: 20 * MBIT, DELAY, lambda now: 0.2 if now > 3 else 0.0)
-    link = uplink.link(always(MUCH))
-    uplink.run(14)
-    assert link.rate(10, 14) > 0.7 * MUCH / 0.25
-    uplink = Uplink(lambda _now: 20 * MBIT, DELAY, lambda now: 0.2 if 3 < now < 14 else 0.0)
-    link = uplink.link(always(MUCH))
-    uplink.run(18)
-    assert uplink.queue(16, 18) < 0.040, "and when they have gone it is the path's own that counts"
+@pytest.mark.parametrize(("queue", "delay", "mbit"), [(0.05, 0.02, 20), (0.03, 0.03, 20), (0.035, 0.02, 40), (0.2, 0.05, 20)])
+def test_others_queue_does_not_starve_a_link(queue: float, delay: float, mbit: float) -> None:
+    """That holding back does not make shorter, and it would hold back ever more."""
+    (_, link), (_, free) = one_link(always(mbit), 24, 400_000, delay=delay, others=lambda now: queue if now > 3 else 0)
+    assert link.rate(4, 24) > 0.7 * free.rate(4, 24)
+    (uplink, link), (unlimited, _) = one_link(
+        always(mbit), 100, 700_000, delay=delay, others=lambda now: queue if 3 < now < 14 else 0
+    )
+    assert uplink.queue(90, 100) < unlimited.queue(90, 100) / 2, "when they have gone it holds back again"
+
+
+def test_a_moving_queue_of_others_does_not_starve_a_link() -> None:
+    """As CUBIC makes it, and as one that comes and goes does."""
+    for others in (lambda now: 0.02 + 0.1 * (now % 3) / 3, lambda now: 0.2 if now % 3 < 1.5 else 0.0):
+        (_, link), (_, free) = one_link(always(20), 24, 400_000, others=others)
+        assert link.rate(4, 24) > 0.6 * free.rate(4, 24)
 
 
 @pytest.mark.parametrize("period", [0.05, 0.3, 2.0])
 def test_a_path_whose_round_trips_waver_keeps_its_rate(period: float) -> None:
     """Radio: up to 30 ms more for an answer, and no queue in front of the uplink."""
-    rates = []
-    for limited in (True, False):
-        uplink = constant(30)
-        link = uplink.link(always(180_000), lambda now: 15 * MS * (1 + sin(now / period * 2 * pi)), limited=limited)
-        uplink.run(10)
-        rates.append(link.rate(2, 10))
-    assert rates[0] > 0.7 * rates[1]
+    (_, link), (_, free) = one_link(
+        always(30), 10, 180_000, late=lambda now: 15 * MS * (1 + sin(now / period * 2 * pi))
+    )
+    assert link.rate(2, 10) > 0.8 * free.rate(2, 10)
+
+
+def test_a_path_whose_answers_are_late_at_random_keeps_its_rate() -> None:
+    random = Random(1)
+    late = [random.expovariate(1 / (12 * MS)) for _ in range(4_000)]
+    (_, link), (_, free) = one_link(always(30), 14, 300_000, late=lambda now: late[int(now / 0.005)])
+    assert link.rate(4, 14) > 0.8 * free.rate(4, 14)
+
+
+def look(path: PathQueue, now: float, round_trip: float, rate: float) -> int:
+    """One look at a path of 50 ms that always carried so much; the limit."""
+    path.seen(now, round_trip, 0.001, 0.050, int(rate * now))
+    return path.limit
 
 
 def test_a_little_that_is_acknowledged_late_is_no_queue() -> None:
     """Receivers hold back the acknowledgement of a single segment for 40 ms."""
+    for rate, limited in ((0.8 * BUSY / 0.085, False), (1.2 * BUSY / 0.085, True)):
+        path = PathQueue()
+        assert any([look(path, 0.01 * tick, 0.085, rate) for tick in range(1, 100)]) is limited
+
+
+def test_a_link_that_has_little_to_send_any_more_holds_back_no_longer() -> None:
+    """Or it would, for as long as a prompt's cells are acknowledged late, and the next transfer start held back."""
+    path, acked = PathQueue(), 0
+    for tick in range(1, 600):
+        acked += 10_000 if tick < 300 else 100
+        path.seen(0.01 * tick, 0.085, 0.001, 0.050, acked)
+        assert bool(path.limit) is (tick < 300) or tick < 100 or 300 <= tick < 340
+
+
+def test_a_link_that_did_not_look_for_a_while_begins_anew() -> None:
+    """What was acknowledged meanwhile says nothing about what the path carries."""
     path = PathQueue()
-    for tick in range(1_000):
-        path.seen(0.01 * tick, 0.085, 0.002, 0.050, 400 * tick)
-        assert not path.limit
+    assert [look(path, 0.01 * tick, 0.085, 1e6) for tick in range(1, 100)][-1]
+    path.seen(2.0, 0.085, 0.001, 0.050, 1_010_000)
+    assert not path.limit
+    assert not path.rate
 
 
-def test_a_link_that_was_idle_begins_anew() -> None:
-    uplink = constant(10)
-    link = uplink.link(lambda now: 0 if 4 < now < 6 else MUCH)
-    uplink.run(6.2)
-    assert any(limit for _, limit in link.limits)
-    assert not any(limit for when, limit in link.limits if when > 4.6)
+def test_rests_grow_while_holding_back_costs_and_are_short_again_when_it_does_not() -> None:
+    path, acked, now = PathQueue(), 0.0, 0.0
+    ends: list[float] = []
+
+    def pass_time(seconds: float, held: float, free: float) -> None:
+        nonlocal acked, now
+        for _ in range(int(seconds / 0.01)):
+            was = path.limit
+            now += 0.01
+            acked += 0.01 * (held if was else free)
+            path.seen(now, 0.085, 0.001, 0.050, int(acked))
+            if was and not path.limit:
+                ends.append(now)
+
+    pass_time(300, 200_000, 1_000_000)
+    gaps = [end - begin for begin, end in pairwise(ends)]
+    assert gaps[0] < 2 * FIRST_REST
+    assert all(second > 1.4 * first for first, second in pairwise(gaps[:5]))
+    assert LONGEST_REST < gaps[-1] < LONGEST_REST + 4 * JUDGED
+    pass_time(LONGEST_REST + 20, 1_000_000, 1_000_000)
+    assert path.limit
+    before = now
+    pass_time(4 * FIRST_REST, 200_000, 1_000_000)
+    assert sum(end > before for end in ends) >= 2, "it rests for a short time first"
 
 
 @given(
@@ -138,12 +211,10 @@ def test_a_link_that_was_idle_begins_anew() -> None:
         max_size=60,
     )
 )
-def test_whatever_a_kernel_says_a_cell_may_be_sent_and_a_wait_ends(
-    looks: list[tuple[float, float, float, float, int, int]],
-) -> None:
+def test_whatever_a_kernel_says_a_wait_ends(looks: list[tuple[float, float, float, float, int, int]]) -> None:
     path, now, acked = PathQueue(), 0.0, 0
     for passed, round_trip, variation, least, newly, unacknowledged in looks:
         now, acked = now + passed, acked + newly
         path.seen(now, round_trip, variation, least, acked)
-        assert not path.limit or path.limit >= MORE
-        assert SOONEST <= path.wait(unacknowledged) <= LATEST
+        assert path.limit >= 0
+        assert 0 < path.wait(unacknowledged) <= max(0.02, round_trip)
