@@ -39,7 +39,7 @@ _LINUX = sys.platform == "linux"
 class KernelQueue:
     """Of one connected TCP socket; raises `OSError` when the socket is closed."""
 
-    __slots__ = ("_look_at", "_path", "_sock", "allowed", "path_full")
+    __slots__ = ("_look_at", "_path", "_sock", "_was_full", "allowed", "path_full")
 
     def __init__(self, sock: socket.socket) -> None:
         self.allowed = MOST  # bytes that may be unsent
@@ -47,6 +47,7 @@ class KernelQueue:
         self._sock = sock
         self._path = PathQueue()
         self._look_at = 0.0
+        self._was_full = False  # the path, at any time since that look
 
     def room(self, now: float, most: int) -> int:
         """Bytes the kernel may be given now, `most` or less; 0 and less: none."""
@@ -56,7 +57,8 @@ class KernelQueue:
         self.path_full = False
         if limit:
             room = min(room, limit - self._ask(_UNACKNOWLEDGED))
-            self.path_full = room <= 0
+            if room <= 0:
+                self.path_full = self._was_full = True
         if self.allowed < most and room > 0:
             room = min(room, self.allowed - self._ask(_UNSENT))
         return room
@@ -78,7 +80,9 @@ class KernelQueue:
         round_trip, variation, pacing, acked, least = _TCP_INFO.unpack(info)
         if due and least * _MICRO >= LONG_PATH:
             self._look_at = now + LOOK
-            self._path.seen(now, round_trip * _MICRO, variation * _MICRO, least * _MICRO, acked)
+            trips = (round_trip * _MICRO, variation * _MICRO, least * _MICRO)
+            self._path.seen(now, *trips, acked, full=self._was_full)
+            self._was_full = False
         allowed = int(min(max(pacing * QUEUE_TIME, LEAST), MOST))
         if abs(allowed - self.allowed) * 8 > self.allowed or allowed == MOST != self.allowed:
             self.allowed = allowed

@@ -29,6 +29,7 @@ GROWTH = 1.25  # times what was measured before the recent ones: more than that 
 PAUSE = 3.0  # round trips without a look, after which what was measured says nothing
 JUDGED = 0.5  # seconds of holding back, or
 JUDGED_TRIPS = 8  # round trips if they are more, after which what is carried is compared with what was before
+WANTED = 0.75  # of the looks meanwhile, at least, found that the limit held something back; else nothing is judged
 LOSS = 0.65  # of it or less, and the link lets go
 FIRST_REST, LONGEST_REST = 2.0, 64.0  # seconds until it tries again
 GOOD = 4  # times in a row that it lost nothing, after which the next rest is a short one again
@@ -43,8 +44,10 @@ class PathQueue:
         "_acked",
         "_base",
         "_before",
+        "_full_looks",
         "_good",
         "_judged_at",
+        "_looks",
         "_rates",
         "_rest",
         "_resting_until",
@@ -66,12 +69,18 @@ class PathQueue:
         self._acked = 0  # what was acknowledged then
         self._before = 0.0  # the rate when it began to hold back, or when that was judged last
         self._judged_at = 0.0
+        self._looks = self._full_looks = 0  # since then
         self._good = 0
         self._rest = FIRST_REST
         self._resting_until = 0.0
 
-    def seen(self, now: float, round_trip: float, variation: float, least: float, acked: int) -> None:
-        """What the kernel tells: round trip, smoothed, its variation, the least one; bytes acknowledged so far."""
+    def seen(
+        self, now: float, round_trip: float, variation: float, least: float, acked: int, *, full: bool
+    ) -> None:
+        """What the kernel tells: round trip, smoothed, its variation, the least one; bytes acknowledged so far.
+
+        `full`: the limit has held something back since the last look.
+        """
         self._measure(now, round_trip, acked)
         self._round_trip = round_trip
         self._base = min(self._base, least)
@@ -80,6 +89,8 @@ class PathQueue:
         if not self._queues(now, noise):
             self.limit = 0
             return
+        self._looks += 1
+        self._full_looks += full
         if not self.limit:
             self._judge_later(now)
         elif now >= self._judged_at and not self._pays(now):
@@ -107,11 +118,13 @@ class PathQueue:
     def _judge_later(self, now: float) -> None:
         self._before = self.rate
         self._judged_at = now + max(JUDGED, JUDGED_TRIPS * self._round_trip)
+        self._looks = self._full_looks = 0
 
     def _pays(self, now: float) -> bool:
-        """Whether the link carries what it did before; if not, it rests."""
-        if self.rate > LOSS * self._before:
-            self._good += 1
+        """Whether the link carries what it did before, or has less to send; if not, it rests."""
+        wanted = self._full_looks >= WANTED * self._looks
+        if self.rate > LOSS * self._before or not wanted:
+            self._good += wanted
             if self._good >= GOOD:
                 self._rest = FIRST_REST
             self._judge_later(now)

@@ -85,8 +85,8 @@ def test_a_long_path_is_looked_at_and_may_be_full(
     monkeypatch.setattr(kernel_queue, "LONG_PATH", 0.0)
     one, other = pair
     queue = KernelQueue(one)
-    looks: list[tuple[float, float, float, float, int]] = []
-    path = SimpleNamespace(limit=0, seen=lambda *values: looks.append(values), wait=lambda size: size)
+    looks: list[tuple[float, float, float, float, int, bool]] = []
+    path = SimpleNamespace(limit=0, seen=lambda *values, full: looks.append((*values, full)), wait=lambda size: size)
     queue._path = cast("PathQueue", path)
     one.send(bytes(10_000))
     other.recv(10_000, socket.MSG_WAITALL)
@@ -94,7 +94,8 @@ def test_a_long_path_is_looked_at_and_may_be_full(
     assert queue.room(5.0 + LOOK / 2, MOST) == MOST
     assert queue.room(5.0 + LOOK, MOST) == MOST
     assert [values[0] for values in looks] == [5.0, 5.0 + LOOK]
-    _, round_trip, variation, least, acked = looks[-1]
+    _, round_trip, variation, least, acked, full = looks[-1]
+    assert not full
     assert 0 < least <= round_trip < 1
     assert 0 < variation < 1
     assert 0 <= acked - 10_000 <= 1, "its SYN counts as a byte"
@@ -104,6 +105,9 @@ def test_a_long_path_is_looked_at_and_may_be_full(
     assert queue.room(5.0 + LOOK, MOST) <= 0
     assert queue.path_full
     assert queue.wait() > 0
+    queue.adapt(5.0 + 2 * LOOK)
+    queue.adapt(5.0 + 3 * LOOK)
+    assert [values[-1] for values in looks[-2:]] == [True, False], "whether it was full since the last look"
 
 
 def test_a_short_path_is_looked_at_seldom(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -26,6 +26,7 @@ class Link:
     limits: list[tuple[float, int]] = field(default_factory=list)
     carried: list[tuple[float, int]] = field(default_factory=list)
     _sent: int = 0
+    _full: bool = False
     _smooth: float = 0.0
     _variation: float = 0.0
     _least: float = 1e9
@@ -42,11 +43,15 @@ class Link:
         if self._smooth and now >= self._look_at:
             self._look_at = now + LOOK
             if self.limited:
-                self.path.seen(now, self._smooth, self._variation, self._least, self.acked)
+                self.path.seen(now, self._smooth, self._variation, self._least, self.acked, full=self._full)
+                self._full = False
             self.limits.append((now, self.path.limit))
         while True:
             flying = self._sent - self.acked
-            if flying + CELL > self.wanted(now) or 0 < self.path.limit <= flying:
+            if flying + CELL > self.wanted(now):
+                return
+            if 0 < self.path.limit <= flying:
+                self._full = True
                 return
             for size in _SEGMENTS:
                 back = uplink.carry(size, now) + self.late(now)
