@@ -27,8 +27,9 @@ RECENT = 2  # measurements of which the higher counts: one that met a pause says
 MEMORY = 20  # measurements in which a path that is fast shows it: one that loses segments stands still at times
 GROWTH = 1.25  # times what was measured before the recent ones: more than that is a connection that still starts
 PAUSE = 3.0  # round trips without a look, after which what was measured says nothing
-JUDGED = 0.5  # seconds of holding back, or
-JUDGED_TRIPS = 8  # round trips if they are more, after which what is carried is compared with what was before
+JUDGED = 1.0  # seconds of holding back, or
+JUDGED_TRIPS = 8  # round trips if they are more, of whose second half the best is compared with what was before:
+FADING = 0.97  # of it counts at the next time
 WANTED = 0.75  # of the looks meanwhile, at least, found that the limit held something back; else nothing is judged
 LOSS = 0.65  # of it or less, and the link lets go
 FIRST_REST, LONGEST_REST = 2.0, 64.0  # seconds until it tries again
@@ -92,6 +93,7 @@ class PathQueue:
         self._looks += 1
         self._full_looks += full
         if not self.limit:
+            self._before = self.rate
             self._judge_later(now)
         elif now >= self._judged_at and not self._pays(now):
             self.limit = 0
@@ -116,17 +118,18 @@ class PathQueue:
         return steady and flying > BUSY and queue > ENGAGE + noise and now >= self._resting_until
 
     def _judge_later(self, now: float) -> None:
-        self._before = self.rate
         self._judged_at = now + max(JUDGED, JUDGED_TRIPS * self._round_trip)
         self._looks = self._full_looks = 0
 
     def _pays(self, now: float) -> bool:
         """Whether the link carries what it did before, or has less to send; if not, it rests."""
         wanted = self._full_looks >= WANTED * self._looks
-        if self.rate > LOSS * self._before or not wanted:
+        last = max(RECENT, int(max(JUDGED / self._round_trip, JUDGED_TRIPS) / 2))
+        if max(self._rates[-last:]) > LOSS * self._before or not wanted:
             self._good += wanted
             if self._good >= GOOD:
                 self._rest = FIRST_REST
+            self._before = max(self.rate, FADING * self._before if wanted else 0.0)
             self._judge_later(now)
             return True
         self._good = 0

@@ -203,6 +203,17 @@ def test_rests_grow_while_holding_back_costs_and_are_short_again_when_it_does_no
     assert sum(end > before for end in ends) >= 2, "it rests for a short time first"
 
 
+def test_a_tcp_that_stands_still_for_a_moment_is_no_loss() -> None:
+    """BBR does so for 0.2 s and a round trip in each 10 s, to measure its path."""
+    path, acked = PathQueue(), 0
+    held = 0
+    for tick in range(1, 20_000):
+        acked += 0 if tick % 1_003 < 28 else 10_000
+        path.seen(0.01 * tick, 0.085, 0.001, 0.050, acked, full=True)
+        held += bool(path.limit)
+    assert held > 19_500
+
+
 def test_a_link_that_has_less_to_send_is_not_taken_for_one_that_loses() -> None:
     """Half of the time it sends half of what it may: that is no reason to rest."""
     path, acked = PathQueue(), 0
