@@ -21,6 +21,7 @@ IDLE = LONG_CELL // 2  # bytes on their way with which it ends
 TARGET = 0.005  # seconds of queue that are meant to stand; cells are given whole, so up to one more stands
 MORE = 4_096  # bytes besides, as many for each link: that is what makes their shares equal
 WAVERING = 2.0  # times what round trips vary by is no queue, but a path that wavers
+LONGER = 0.5  # seconds that the limit stays as it was: TCPs that measure their path (BBR) stand still for 0.2 s
 SLOWLY = 0.01  # of the way that this goes up at a look, and down at once: a queue that moves is no such path
 FASTEST = 6_553_600  # bytes a second: above, a batch of a link takes less than 10 ms, and nobody waits long
 RECENT = 2  # measurements of which the higher counts: one that met a pause says too little
@@ -47,6 +48,7 @@ class PathQueue:
         "_before",
         "_full_looks",
         "_good",
+        "_held_until",
         "_judged_at",
         "_looks",
         "_rates",
@@ -69,6 +71,7 @@ class PathQueue:
         self._since = 0.0  # when the present measurement began, and
         self._acked = 0  # what was acknowledged then
         self._before = 0.0  # the rate when it began to hold back, or when that was judged last
+        self._held_until = 0.0  # whether there is a queue or not
         self._judged_at = 0.0
         self._looks = self._full_looks = 0  # since then
         self._good = 0
@@ -82,21 +85,23 @@ class PathQueue:
 
         `full`: the limit has held something back since the last look.
         """
-        self._measure(now, round_trip, acked)
         self._round_trip = round_trip
         self._base = min(self._base, least)
+        self._measure(now, acked)
         self._wavers = min(variation, self._wavers + (variation - self._wavers) * SLOWLY)
         noise = WAVERING * self._wavers
         if not self._queues(now, noise):
-            self.limit = 0
+            if now >= self._held_until:
+                self.limit = 0
             return
+        self._held_until = now + LONGER
         self._looks += 1
         self._full_looks += full
         if not self.limit:
             self._before = self.rate
             self._judge_later(now)
         elif now >= self._judged_at and not self._pays(now):
-            self.limit = 0
+            self.limit, self._held_until = 0, now
             return
         self.limit = int(self.rate * (self._base + TARGET + noise)) + MORE
 
@@ -137,11 +142,14 @@ class PathQueue:
         self._rest = min(2 * self._rest, LONGEST_REST)
         return False
 
-    def _measure(self, now: float, round_trip: float, acked: int) -> None:
+    def _measure(self, now: float, acked: int) -> None:
         passed = now - self._since
-        if passed < round_trip or passed <= 0:
+        if passed < self._round_trip or passed <= 0:
             return
-        fresh = passed < PAUSE * round_trip
-        self._rates = [*self._rates[1 - MEMORY :], (acked - self._acked) / passed] if fresh else []
+        rate = (acked - self._acked) / passed
+        if passed >= PAUSE * self._round_trip:
+            self._rates = []
+        elif not self.limit or rate > self.rate or self._round_trip - self._base > LEAVE:
+            self._rates = [*self._rates[1 - MEMORY :], rate]  # a path that is not busy carries less than it can
         self.rate = max(self._rates[-RECENT:], default=0.0)
         self._since, self._acked = now, acked

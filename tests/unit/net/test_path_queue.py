@@ -165,7 +165,7 @@ def test_a_link_that_has_little_to_send_any_more_holds_back_no_longer() -> None:
     for tick in range(1, 600):
         acked += 10_000 if tick < 300 else 100
         path.seen(0.01 * tick, 0.085, 0.001, 0.050, acked, full=tick < 300)
-        assert bool(path.limit) is (tick < 300) or tick < 100 or 300 <= tick < 340
+        assert bool(path.limit) is (tick < 300) or tick < 100 or 300 <= tick < 400
 
 
 def test_a_link_that_did_not_look_for_a_while_begins_anew() -> None:
@@ -208,9 +208,10 @@ def test_a_tcp_that_stands_still_for_a_moment_is_no_loss() -> None:
     path, acked = PathQueue(), 0
     held = 0
     for tick in range(1, 20_000):
-        acked += 0 if tick % 1_003 < 28 else 10_000
-        path.seen(0.01 * tick, 0.085, 0.001, 0.050, acked, full=True)
-        held += bool(path.limit)
+        still = tick % 1_003 < 28
+        acked += 0 if still else 10_000
+        path.seen(0.01 * tick, 0.050 if still else 0.085, 0.001, 0.050, acked, full=True)
+        held += path.limit > 50_000
     assert held > 19_500
 
 
