@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.net.path_queue import BUSY, FIRST_REST, JUDGED, LONGEST_REST, LOSS, PathQueue
+from common.net.path_queue import BUSY, FIRST_REST, JUDGED, LONGER, LONGEST_REST, LOSS, PathQueue
 from tests.helpers import MS
 from tests.unit.net.simulated_uplink import CELL, MBIT, Link, Uplink
 
@@ -159,6 +159,22 @@ def test_a_little_that_is_acknowledged_late_is_no_queue() -> None:
         assert any([look(path, 0.01 * tick, 0.085, rate) for tick in range(1, 100)]) is limited
 
 
+def test_a_queue_that_stands_for_minutes_is_not_taken_for_the_path() -> None:
+    """The kernel's least round trip is that of some minutes, and a little of a queue is meant to stand."""
+    path = PathQueue()
+    assert [look(path, 0.01 * tick, 0.085, 1e6) for tick in range(1, 100)][-1]
+    for tick in range(100, 300):
+        path.seen(0.01 * tick, 0.085, 0.001, 0.085, 10_000 * tick, full=True)
+    assert path.limit
+
+
+def test_holding_back_ends_half_a_second_after_the_queue() -> None:
+    path = PathQueue()
+    assert [look(path, 0.01 * tick, 0.085, 1e6) for tick in range(1, 100)][-1]
+    after = [look(path, 0.01 * tick, 0.051, 1e6) for tick in range(100, 200)]
+    assert LONGER - 0.05 < 0.01 * sum(map(bool, after)) < LONGER + 0.05
+
+
 def test_a_link_that_has_little_to_send_any_more_holds_back_no_longer() -> None:
     """Or it would, for as long as a prompt's cells are acknowledged late, and the next transfer start held back."""
     path, acked = PathQueue(), 0
@@ -220,7 +236,7 @@ def test_a_link_that_has_less_to_send_is_not_taken_for_one_that_loses() -> None:
     path, acked = PathQueue(), 0
     held = 0
     for tick in range(1, 2_000):
-        idle = tick > 200 and tick % 200 < 100
+        idle = tick > 200 and tick % 660 < 330
         acked += 4_000 if idle else 10_000
         path.seen(0.01 * tick, 0.085, 0.001, 0.050, acked, full=not idle)
         held += bool(path.limit)
