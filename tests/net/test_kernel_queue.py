@@ -105,6 +105,9 @@ def test_a_long_path_is_looked_at_and_may_be_full(
     assert queue.room(5.0 + LOOK, MOST) <= 0
     assert queue.path_full
     assert queue.wait() > 0
+    path.limit = 0
+    queue.room(5.0 + LOOK, MOST)
+    assert not queue.path_full
     queue.adapt(5.0 + 2 * LOOK)
     queue.adapt(5.0 + 3 * LOOK)
     assert [values[-1] for values in looks[-2:]] == [True, False], "whether it was full since the last look"
