@@ -30,7 +30,6 @@ _UNACKNOWLEDGED, _UNSENT = 0x5411, 0x894B  # ioctls SIOCOUTQ and SIOCOUTQNSD of 
 # struct tcp_info of linux/tcp.h: the smoothed round trip and its variation, microseconds; the pacing rate, bytes a
 # second; bytes acknowledged; the least round trip.
 _TCP_INFO = struct.Struct("=68xII28xQ8xQ20xI")
-_MIN_RTT = struct.Struct("=148xI")  # microseconds
 _MICRO = 1e-6
 _INT = struct.Struct("=i")
 _LINUX = sys.platform == "linux"
@@ -72,12 +71,10 @@ class KernelQueue:
         due = now >= self._look_at
         if due:
             self._look_at = now + SELDOM
-        if not _LINUX:
+        info = _tcp_info(self._sock)
+        if info is None:
             return
-        info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
-        if len(info) < _TCP_INFO.size:  # an old kernel
-            return
-        round_trip, variation, pacing, acked, least = _TCP_INFO.unpack(info)
+        round_trip, variation, pacing, acked, least = info
         if due and least * _MICRO >= LONG_PATH:
             self._look_at = now + LOOK
             trips = (round_trip * _MICRO, variation * _MICRO, least * _MICRO)
@@ -97,8 +94,14 @@ class KernelQueue:
 
 def limit_arrivals(sock: socket.socket) -> None:
     """Keeps the queue of a connected TCP socket's arrivals short, if its path is; before much has arrived."""
-    if not _LINUX:
-        return
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _MIN_RTT.size)
-    if len(info) == _MIN_RTT.size and _MIN_RTT.unpack(info)[0] < SHORT_PATH * 1e6:
+    info = _tcp_info(sock)
+    if info is not None and info[-1] * _MICRO < SHORT_PATH:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ARRIVED)
+
+
+def _tcp_info(sock: socket.socket) -> tuple[int, ...] | None:
+    """The fields of `_TCP_INFO`; None where the system does not tell all of them."""
+    if not _LINUX:
+        return None
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    return _TCP_INFO.unpack(info) if len(info) == _TCP_INFO.size else None

@@ -29,8 +29,8 @@ MEMORY = 20  # measurements in which a path that is fast shows it: one that lose
 GROWTH = 1.25  # times what was measured before the recent ones: more than that is a connection that still starts
 PAUSE = 3.0  # round trips without a look, after which what was measured says nothing
 JUDGED = 1.0  # seconds of holding back, or
-JUDGED_TRIPS = 8  # round trips if they are more, of whose second half the best is compared with what was before:
-FADING = 0.97  # of it counts at the next time
+JUDGED_TRIPS = 8  # round trips if they are more; the best of the second half is compared with what was before
+FADING = 0.97  # of what was before, and no less than what is now, is compared with the next time
 WANTED = 0.75  # of the looks meanwhile, at least, found that the limit held something back; else nothing is judged
 LOSS = 0.65  # of it or less, and the link lets go
 FIRST_REST, LONGEST_REST = 2.0, 64.0  # seconds until it tries again
@@ -70,7 +70,7 @@ class PathQueue:
         self._rates: list[float] = []
         self._since = 0.0  # when the present measurement began, and
         self._acked = 0  # what was acknowledged then
-        self._before = 0.0  # the rate when it began to hold back, or when that was judged last
+        self._before = 0.0  # the rate that it must not lose: when it began to hold back, fading since
         self._held_until = 0.0  # whether there is a queue or not
         self._judged_at = 0.0
         self._looks = self._full_looks = 0  # since then
@@ -101,7 +101,7 @@ class PathQueue:
             self._before = self.rate
             self._judge_later(now)
         elif now >= self._judged_at and not self._pays(now):
-            self.limit, self._held_until = 0, now
+            self.limit = 0
             return
         self.limit = int(self.rate * (self._base + TARGET + noise)) + MORE
 
@@ -122,14 +122,18 @@ class PathQueue:
         steady = self.rate <= GROWTH * max(self._rates[:-RECENT], default=0.0)
         return steady and flying > BUSY and queue > ENGAGE + noise and now >= self._resting_until
 
+    @property
+    def _trial(self) -> float:
+        return max(JUDGED, JUDGED_TRIPS * self._round_trip)
+
     def _judge_later(self, now: float) -> None:
-        self._judged_at = now + max(JUDGED, JUDGED_TRIPS * self._round_trip)
+        self._judged_at = now + self._trial
         self._looks = self._full_looks = 0
 
     def _pays(self, now: float) -> bool:
         """Whether the link carries what it did before, or has less to send; if not, it rests."""
         wanted = self._full_looks >= WANTED * self._looks
-        last = max(RECENT, int(max(JUDGED / self._round_trip, JUDGED_TRIPS) / 2))
+        last = max(RECENT, int(self._trial / self._round_trip / 2))
         if max(self._rates[-last:]) > LOSS * self._before or not wanted:
             self._good += wanted
             if self._good >= GOOD:

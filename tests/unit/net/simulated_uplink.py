@@ -4,12 +4,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from common.net.kernel_queue import LOOK
 from common.net.path_queue import PathQueue
+from common.wire.cells import LONG_CELL as CELL
 
 SEGMENT = 1_448  # bytes
-CELL = 16_384
-MBIT = 125_000.0  # bytes a second
-LOOK = 0.010  # seconds
 _STEP = 0.001
 _SEGMENTS = [SEGMENT] * (CELL // SEGMENT) + [CELL % SEGMENT]  # of a cell
 

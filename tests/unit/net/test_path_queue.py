@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.net.path_queue import BUSY, FIRST_REST, JUDGED, LONGER, LONGEST_REST, LOSS, PathQueue
+from common.wire.cells import LONG_CELL as CELL
 from tests.helpers import MS
-from tests.unit.net.simulated_uplink import CELL, MBIT, Link, Uplink
+from tests.unit.circuit.simulated_path import MBIT
+from tests.unit.net.simulated_uplink import Link, Uplink
 
 MUCH = 200_000  # bytes that circuits have on their way: 0.16 s of 10 Mbit/s
 DELAY = 50 * MS
@@ -152,6 +154,13 @@ def look(path: PathQueue, now: float, round_trip: float, rate: float) -> int:
     return path.limit
 
 
+def holding_back() -> PathQueue:
+    """A link that does, after a second of 1 MB/s with a queue."""
+    path = PathQueue()
+    assert [look(path, 0.01 * tick, 0.085, 1e6) for tick in range(1, 100)][-1]
+    return path
+
+
 def test_a_little_that_is_acknowledged_late_is_no_queue() -> None:
     """Receivers hold back the acknowledgement of a single segment for 40 ms."""
     for rate, limited in ((0.8 * BUSY / 0.085, False), (1.2 * BUSY / 0.085, True)):
@@ -161,16 +170,14 @@ def test_a_little_that_is_acknowledged_late_is_no_queue() -> None:
 
 def test_a_queue_that_stands_for_minutes_is_not_taken_for_the_path() -> None:
     """The kernel's least round trip is that of some minutes, and a little of a queue is meant to stand."""
-    path = PathQueue()
-    assert [look(path, 0.01 * tick, 0.085, 1e6) for tick in range(1, 100)][-1]
+    path = holding_back()
     for tick in range(100, 300):
         path.seen(0.01 * tick, 0.085, 0.001, 0.085, 10_000 * tick, full=True)
     assert path.limit
 
 
 def test_holding_back_ends_half_a_second_after_the_queue() -> None:
-    path = PathQueue()
-    assert [look(path, 0.01 * tick, 0.085, 1e6) for tick in range(1, 100)][-1]
+    path = holding_back()
     after = [look(path, 0.01 * tick, 0.051, 1e6) for tick in range(100, 200)]
     assert LONGER - 0.05 < 0.01 * sum(map(bool, after)) < LONGER + 0.05
 
@@ -186,8 +193,7 @@ def test_a_link_that_has_little_to_send_any_more_holds_back_no_longer() -> None:
 
 def test_a_link_that_did_not_look_for_a_while_begins_anew() -> None:
     """What was acknowledged meanwhile says nothing about what the path carries."""
-    path = PathQueue()
-    assert [look(path, 0.01 * tick, 0.085, 1e6) for tick in range(1, 100)][-1]
+    path = holding_back()
     path.seen(2.0, 0.085, 0.001, 0.050, 1_010_000, full=False)
     assert not path.limit
     assert not path.rate
