@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from common.circuit.window import STREAM_WINDOW
 from common.net import busy_poll
 from common.net import plug as plug_module
 from common.net import pump as pump_module
@@ -225,6 +226,18 @@ def test_slow_peer_the_queue_grows_and_drained_adds_up(pump: Pump, pair: Pair, p
     assert read_all(peer) == data
     owner.until(lambda: owner.drained == LARGE - taken)
     assert plug.queued == 0
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_NOTSENT_LOWAT"), reason="the kernel cannot be told what to leave")
+def test_a_peer_that_does_not_read_is_noticed_before_the_kernel_holds_much(
+    pump: Pump, peers: list[socket.socket]
+) -> None:
+    """Else its stream's window would grow as if it read quickly: each of many stalled streams then holds 2 to 8 MiB."""
+    owner = Recorder()
+    plug, _peer = attached(pump, tcp_pair, owner, peers)
+    plug.write(*[bytes(16_384)] * 512)
+    settled(pump)
+    assert 8 * 2**20 - plug.queued < STREAM_WINDOW
 
 
 @both_kinds

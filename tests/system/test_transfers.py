@@ -162,7 +162,7 @@ def test_a_stalled_reader_costs_no_process_more_than_its_windows(network: Networ
             assert _download(proxy, f"{web.url}/bytes/{20 * MB}")[0] == 20 * MB
         for process in (proxy, *network.relays):
             grown = process.memory() - before[process.name]
-            assert grown < 40 * MB, f"{process.name} has grown by {grown / MB:.0f} MB"
+            assert grown < 20 * MB, f"{process.name} has grown by {grown / MB:.0f} MB"
         for sock in socks:
             sock.close()
     assert proxy.stop() == 0
