@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from common.ops import lifecycle, logs, memory
 from common.ops.config import load
 from common.ops.keystore import load_or_create_identity
+from common.ops.reload import Reload
 from common.roles.auth_server import AuthServer
 
 
@@ -27,7 +28,13 @@ def run() -> int:
         max_users=config.max_users,
         closed=config.closed,
     )
-    with lifecycle.Signals() as signals, ExitStack() as stack:
+    reload = Reload(
+        "auth_server",
+        config,
+        lambda: load("auth_server", sys.argv[1:]),
+        lambda now: server.reconfigure(closed=now.closed),
+    )
+    with lifecycle.Signals(reload) as signals, ExitStack() as stack:
         stack.callback(server.stop)
         server.start()
         stack.enter_context(lifecycle.ready(config.state, str(server.address), identity.public))

@@ -3,13 +3,14 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from common.ops import lifecycle, logs, memory
 from common.ops.config import PREFIX, ClientCommand, ClientConfig, load_client
 from common.ops.files import private_folder
+from common.ops.reload import Reload
 from common.roles.client import Client
 from common.roles.client_run import make_client, running_client
 from common.roles.control import control
@@ -27,14 +28,15 @@ STOP_TIMEOUT = 5.0  # seconds in which what is queued at the relay may still lea
 
 def run(argv: Sequence[str]) -> int:
     """Starts a client as configured and does what was asked."""
-    config, command = load_client(argv)
+    environ = dict(os.environ)
+    config, command = load_client(argv, environ)
     os.environ.pop(PREFIX + "PROXY_AUTH", None)  # not for the programs that are started from here
     logs.set_up("client", config.log_level)
     lifecycle.raise_file_limit()
     memory.tune()
     private_folder(config.state)
     if command.name == "socks" or (command.name == "relay" and not sys.stdin.isatty()):
-        return serve_proxy(config)
+        return serve_proxy(config, Reload("client", config, lambda: load_client(argv, environ)[0]))
     if command.name in ("", "relay"):
         return prompt(config, command.name or "prompt")
     if command.name == "server" and (command.login.direct or config.login is None):
@@ -141,14 +143,14 @@ def serving_relay(config: ClientConfig) -> Iterator[bytes | None]:
         relay.stop(STOP_TIMEOUT)
 
 
-def serve_proxy(config: ClientConfig) -> int:
+def serve_proxy(config: ClientConfig, reload: Callable[[], None]) -> int:
     """The proxy port, until a signal; a port that is taken is told before anything is started."""
     with ExitStack() as stack:
         own = stack.enter_context(serving_relay(config))
         progress = stack.enter_context(StartProgress(sys.stderr))
         client = make_client(config, progress, progress.warn, own)
         proxies = open_proxies(config, client)
-        with client, control(client, config.state, "socks"), lifecycle.Signals() as signals:
+        with client, control(client, config.state, "socks"), lifecycle.Signals(reload) as signals:
             for proxy in proxies:
                 proxy.start()
                 print(f"proxy port {proxy.address}: SOCKS5, SOCKS4a and HTTP CONNECT; ctrl-c ends it", flush=True)

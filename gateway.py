@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from common.ops import lifecycle, logs, memory
 from common.ops.config import load
 from common.ops.keystore import load_or_create_identity
+from common.ops.reload import Reload
 from common.roles.gateway import Gateway
 
 
@@ -26,7 +27,8 @@ def run() -> int:
         network=config.network,
         state_dir=config.state,
     )
-    with lifecycle.Signals() as signals, ExitStack() as stack:
+    reload = Reload("gateway", config, lambda: load("gateway", sys.argv[1:]))
+    with lifecycle.Signals(reload) as signals, ExitStack() as stack:
         gateway.start()
         stack.callback(gateway.stop)
         http = ""

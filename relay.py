@@ -7,6 +7,7 @@ import sys
 from common.ops import lifecycle, logs, memory
 from common.ops.config import load
 from common.ops.keystore import load_or_create_family_key, load_or_create_identity
+from common.ops.reload import Reload
 from common.roles.listed_relay import ListedRelay
 
 STOP_TIMEOUT = 5.0  # seconds in which what is queued may still leave
@@ -32,7 +33,10 @@ def run() -> int:
         family_key=load_or_create_family_key(config.family_key) if config.family_key else None,
         workers=config.workers,
     )
-    with lifecycle.Signals() as signals:
+    reload = Reload(
+        "relay", config, lambda: load("relay", sys.argv[1:]), lambda now: relay.reconfigure(now.exit_policy)
+    )
+    with lifecycle.Signals(reload) as signals:
         relay.start()
         try:
             with lifecycle.ready(config.state, str(relay.address), identity.public):

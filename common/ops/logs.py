@@ -61,7 +61,13 @@ def set_up(role: str, level: str, file: Path | None = None) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     handler.addFilter(RepeatFilter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(handlers=[handler], force=True)
     logging.getLogger("urllib3").setLevel(logging.WARNING)  # at debug it would name every URL
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """From now on everything logged at `level` (debug, info, warning, error) and above is written."""
+    logging.getLogger().setLevel(level.upper())
     if level == "debug":
         logging.getLogger(__name__).warning("at level debug the log names targets and addresses: do not keep it")

@@ -60,6 +60,7 @@ class Option:
     many: bool = False  # a list: a flag that may be repeated
     switch: bool = False  # on or off: a flag without a value
     secret: bool = False  # never shown
+    live: bool = False  # read again on SIGHUP; what others know of a program, or it was built on, is not
 
     @property
     def flag(self) -> str:
@@ -303,7 +304,7 @@ def _state(default: str) -> Option:
 
 
 def _log_level(default: str) -> Option:
-    return Option("log_level", default, _one_of(LOG_LEVELS), "LEVEL", "debug, info, warning or error")
+    return Option("log_level", default, _one_of(LOG_LEVELS), "LEVEL", "debug, info, warning or error", live=True)
 
 
 _NETWORK_HELP = "name of the network that is joined, or a file network.toml that says its name and gateways"
@@ -345,7 +346,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _GATEWAYS,
         Option("nickname", "", _parse_nickname, "NAME", "name of this relay in the network", required=True),
         _state("relay-state"),
-        Option("exit_policy", "default", parse_policy, "RULES", "where streams may go from here"),
+        Option("exit_policy", "default", parse_policy, "RULES", "where streams may go from here", live=True),
         _NETWORK,
         _log_level("info"),
         Option("family_key", "", _parse_file, "FILE", "key that your relays share, so that no path uses two"),
@@ -365,7 +366,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
             "rounds of PBKDF2 for new passwords: more make guessing dearer for a thief, and logging in slower",
         ),
         Option("max_users", 100_000, parse_max_users, "N", "how many users there may be"),
-        Option("closed", False, parse_switch, "", "take no new users", switch=True),
+        Option("closed", False, parse_switch, "", "take no new users", switch=True, live=True),
         _log_level("info"),
     ),
     "client": (

@@ -34,7 +34,7 @@ class Rules:
 
 
 class Requests:
-    """Answers requests, in any connection's thread.
+    """Answers requests, in any connection's thread; `rules` may be replaced by others at any time.
 
     Raises `Refusal`; `ProtocolError` for what no honest client says; `SessionOver`; `StoreFailed`.
     """
@@ -51,7 +51,7 @@ class Requests:
         """`wall` gives Unix time; `changed` is called when other connections have something to hear."""
         self._users = users
         self._sessions = sessions
-        self._rules = rules
+        self.rules = rules
         self._wall = wall
         self._changed = changed
         self._handlers: dict[type[login.Message], Callable[[Conversation, Any], Reply]] = {
@@ -80,10 +80,10 @@ class Requests:
     def _hello(self, _: Conversation, message: login.Hello) -> Reply:
         if message.version != login.VERSION:
             raise Refusal(ErrorCode.VERSION, last=True)
-        return Reply(login.Welcome(login.VERSION, self._rules.iterations, login.MAX_TEXT, MAX_STORED))
+        return Reply(login.Welcome(login.VERSION, self.rules.iterations, login.MAX_TEXT, MAX_STORED))
 
     def _sign_up(self, _: Conversation, message: login.SignUp) -> Reply:
-        if self._rules.closed:
+        if self.rules.closed:
             raise Refusal(ErrorCode.CLOSED)
         verifier = self._verifier(message)
         try:
@@ -99,7 +99,7 @@ class Requests:
         return Reply(login.Ok())
 
     def _verifier(self, message: login.SignUp | login.Rekey) -> Verifier:
-        if message.iterations < self._rules.fewest_iterations:
+        if message.iterations < self.rules.fewest_iterations:
             raise Refusal(ErrorCode.WEAK)
         return Verifier(message.salt, message.iterations, message.stored_key, message.server_key)
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -136,6 +137,10 @@ class AuthServer:
         except StoreFailed as error:
             _logger.debug("sessions are left for others to clean up: %s", error)
         self._database.close()
+
+    def reconfigure(self, *, closed: bool) -> None:
+        """`closed`: from now on nobody can sign up, or again everybody."""
+        self._requests.rules = replace(self._requests.rules, closed=closed)
 
     @property
     def connections(self) -> int:

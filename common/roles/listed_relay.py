@@ -62,6 +62,9 @@ class Server(Protocol):
     def keys_renewed(self) -> None:
         """The onion keys on disk are not what they were; returns when CREATE is answered with them."""
 
+    def reconfigure(self, exit_policy: str) -> None:
+        """Returns when streams that begin go by this policy (and everybody logs at this process's level)."""
+
     def stop_accepting(self, deadline: Deadline) -> None:
         """Takes no more links; those that are up live on."""
 
@@ -96,7 +99,7 @@ class ListedRelay:
         self._keys = keys
         self._nickname = nickname
         self._exit_policy = exit_policy
-        self._lock = threading.Lock()  # guards `_onion_keys`
+        self._lock = threading.Lock()  # guards `_onion_keys` and `_exit_policy`
         self._onion_keys = load_or_create_onion_keys(keys, time.time())
         ports = [address for address, _ in gateways]
         self._server: Server
@@ -136,6 +139,15 @@ class ListedRelay:
         self._server.call_every(KEY_CHECK, self._renew)
         self._server.call_every(WINDOW, self._sample)
 
+    def reconfigure(self, exit_policy: str) -> None:
+        """Streams that begin from now on go by this policy, which clients are told of. Any thread; may wait."""
+        self._server.reconfigure(exit_policy)  # first who opens streams, then those who tell clients
+        with self._lock:
+            before, self._exit_policy = self._exit_policy, exit_policy
+        if before != exit_policy:
+            for registration in self._registrations:
+                registration.renew()
+
     @property
     def relay(self) -> Relay:
         """The relay in this process; with several workers there is none."""
@@ -174,7 +186,7 @@ class ListedRelay:
 
     def _describe(self) -> bytes:
         with self._lock:
-            current = self._onion_keys.current
+            current, policy = self._onion_keys.current, self._exit_policy
         self._said_bandwidth = self._bandwidth.peak
         family, proof = self._family
         descriptor = Descriptor(
@@ -182,7 +194,7 @@ class ListedRelay:
             address=self.address,
             identity=self._identity.public,
             onion_keys=(current.public,),
-            exit_policy=str(ExitPolicy.parse(self._exit_policy)),
+            exit_policy=str(ExitPolicy.parse(policy)),
             family=family,
             bandwidth=self._said_bandwidth,
             software=SOFTWARE,

@@ -99,6 +99,10 @@ class Relay:
     def keys_renewed(self) -> None:
         """Nothing to do: each CREATE asks for the keys."""
 
+    def reconfigure(self, exit_policy: str) -> None:
+        """Streams that begin from now on go by this policy; those that are up go on. Any thread."""
+        self._exit.policy = ExitPolicy.parse(exit_policy)
+
     def stop_accepting(self, deadline: Deadline) -> None:
         """Takes no more links; those that are up live on. May be called again."""
         self._listener.close(deadline)

@@ -94,14 +94,17 @@ class Worker:
                 # On a thread of its own, so that the parent's end is seen meanwhile.
                 threading.Thread(target=self._stop, args=(seconds,), name="stop", daemon=True).start()
             case {"ask": question, "number": number}:
-                self._channel.send({"ask": question, "number": number, "answer": self._answer(question)})
+                self._channel.send({"ask": question, "number": number, "answer": self._answer(question, message)})
 
-    def _answer(self, question: str) -> int:
+    def _answer(self, question: str, message: dict[str, Any]) -> int:
         match question:
             case worker_channel.CARRIED:
                 return self._relay.carried()
             case worker_channel.KEYS:
                 return self._reload()
+            case worker_channel.RULES:
+                logs.set_level(message["log_level"])
+                self._relay.reconfigure(message["exit_policy"])
             case worker_channel.CLOSE:
                 self._relay.stop_accepting(Deadline(CLOSE_TIME))
         return True

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
@@ -18,7 +19,7 @@ from common.errors import Closed, ConfigError, OnionError
 from common.net.deadline import Deadline
 from common.ops.config import PROJECT
 from common.roles.relay_worker import WorkerSettings
-from common.roles.worker_channel import CARRIED, STOP, Channel
+from common.roles.worker_channel import CARRIED, RULES, STOP, Channel
 
 STEADY = 60.0  # seconds a worker has run, after which its end is an accident and not a habit
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before one that keeps ending is started again
@@ -65,12 +66,18 @@ class TendedWorker:
         with self._changed:
             return self._past + self._answers.get(CARRIED, (0, 0))[1]
 
-    def ask(self, question: str) -> int:
+    def ask(self, question: str, **details: str) -> int:
         """Asks, and returns the number that `wait_answer` takes."""
         with self._changed:
             self._number += 1
-            self._send({"ask": question, "number": self._number})
+            self._send({"ask": question, "number": self._number, **details})
             return self._number
+
+    def reconfigure(self, exit_policy: str, log_level: str) -> int:
+        """Tells its process, and those that follow; returns the number that `wait_answer` takes for `RULES`."""
+        with self._changed:
+            self._settings = replace(self._settings, exit_policy=exit_policy, log_level=log_level)
+            return self.ask(RULES, exit_policy=exit_policy, log_level=log_level)
 
     def wait_answer(self, question: str, number: int, deadline: Deadline) -> bool:
         """Whether there is an answer, or nobody who would answer; one that hangs for long is ended."""

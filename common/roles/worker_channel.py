@@ -3,12 +3,14 @@
     parent                                             worker
     {"nickname": ..., "listen": ..., ...}         ->   (once, at the start)
                                                   <-   {"ready": true}, or {"failed": "a sentence"} and the end
-    {"ask": "carried" | "keys" | "close", "number": N} ->
+    {"ask": "carried" | "keys" | "rules" | "close",
+     "number": N}                                 ->
                                                   <-   {"ask": the same, "number": N, "answer": ...}
     {"ask": "stop", "seconds": S}                 ->   the worker drains, and ends
 
     carried   how many bytes the worker has carried since its start
     keys      the onion keys on disk have changed: true once the worker answers CREATE with the new ones
+    rules     has "exit_policy" and "log_level" too: true once streams that begin go by them
     close     accept no more links: true when that is so
 
 The end of the channel is the end of the other process: a worker whose parent is gone ends at once, however the
@@ -24,7 +26,7 @@ from common.errors import Closed
 
 _MAX_LINE = 1_048_576  # bytes: settings with a long exit policy; both ends are our own processes
 
-CARRIED, KEYS, CLOSE, STOP = "carried", "keys", "close", "stop"
+CARRIED, KEYS, RULES, CLOSE, STOP = "carried", "keys", "rules", "close", "stop"
 
 
 class Channel:

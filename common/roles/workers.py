@@ -14,12 +14,13 @@ from common.net.deadline import Deadline
 from common.net.pump import Pump
 from common.roles.relay_worker import CLOSE_TIME, WorkerSettings
 from common.roles.tended_worker import GRACE, TendedWorker
-from common.roles.worker_channel import CARRIED, CLOSE, KEYS
+from common.roles.worker_channel import CARRIED, CLOSE, KEYS, RULES
 
 START_TIME = 30.0  # seconds until all workers listen: a slow machine that starts 64 of them needs some
 STOP_TIME = 2.0  # seconds for the others when one cannot start: no circuit is on them yet
 COUNT_TIME = 1.0  # seconds for a count; bandwidth is measured over ten
 KEYS_TIME = 5.0  # seconds for all workers to take new onion keys, before these are told to the directory
+RULES_TIME = 5.0  # seconds for all workers to take a new exit policy, before it is told to the directory
 
 _logger = logging.getLogger(__name__)
 
@@ -41,13 +42,13 @@ class Workers:
         self._claim = claim((listen.host, listen.port))
         listened = Address(*self._claim.getsockname()[:2])
         self.address = advertise or listened
-        level = logging.getLevelName(_logger.getEffectiveLevel()).lower()
         ports = tuple((port.host, port.port) for port in network_ports)
         here, there = (listened.host, listened.port), (self.address.host, self.address.port)
         names = [f"{nickname}.{number}" for number in range(1, count + 1)]
         folder = str(keys.absolute())
         self._workers = [
-            TendedWorker(WorkerSettings(name, folder, here, there, exit_policy, ports, level)) for name in names
+            TendedWorker(WorkerSettings(name, folder, here, there, exit_policy, ports, _log_level()))
+            for name in names
         ]
         self._timers = Pump("timers")
 
@@ -78,6 +79,12 @@ class Workers:
         for worker in self._ask(KEYS, KEYS_TIME):
             _logger.warning("%s has not taken the new onion keys: clients cannot use it for now", worker.name)
 
+    def reconfigure(self, exit_policy: str) -> None:
+        """Waits until streams that begin go by this policy, and the workers log at this process's level."""
+        asked = [(worker, worker.reconfigure(exit_policy, _log_level())) for worker in self._workers]
+        for worker in self._silent(asked, RULES, RULES_TIME):
+            _logger.warning("%s has not taken the new exit policy yet", worker.name)
+
     def stop_accepting(self, deadline: Deadline) -> None:
         """The workers take no more links, and no new ones are started; what is up lives on."""
         for worker in self._workers:
@@ -95,6 +102,13 @@ class Workers:
 
     def _ask(self, question: str, seconds: float) -> list[TendedWorker]:
         """Asks all side by side, and waits; those that run and have not answered are returned."""
-        asked = [(worker, worker.ask(question)) for worker in self._workers]
+        return self._silent([(worker, worker.ask(question)) for worker in self._workers], question, seconds)
+
+    def _silent(self, asked: list[tuple[TendedWorker, int]], question: str, seconds: float) -> list[TendedWorker]:
         deadline = Deadline(seconds)
         return [worker for worker, number in asked if not worker.wait_answer(question, number, deadline)]
+
+
+def _log_level() -> str:
+    """This process's, as the option is written."""
+    return logging.getLevelName(_logger.getEffectiveLevel()).lower()

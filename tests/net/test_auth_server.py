@@ -117,6 +117,10 @@ def test_a_closed_server_takes_no_new_users(tmp_path: Path) -> None:
         peer.sign_up("early")
     with serving(tmp_path, closed=True) as server, greeted(server) as peer:
         assert refused(peer, login.SignUp("late", *parts(new_verifier()))) is ErrorCode.CLOSED
+        server.reconfigure(closed=False)
+        peer.ask(login.SignUp("late", *parts(new_verifier())), login.Ok)
+        server.reconfigure(closed=True)
+        assert refused(peer, login.SignUp("later", *parts(new_verifier()))) is ErrorCode.CLOSED
         peer.log_in("early")
 
 

@@ -157,6 +157,28 @@ def test_a_worker_refuses_to_extend_to_its_own_relay_by_whichever_worker(member:
             assert raw.destroyed(circuit_id) is DestroyReason.PROTOCOL
 
 
+def refused_because(raw: RawClient, member: Member) -> EndReason:
+    """Why a worker does not open a stream to a port of this host where nobody listens."""
+    circuit_id, origin = raw.build(hop(member))
+    stream_id = origin.endpoint.begin("127.0.0.1", 1, 0.0)
+    raw.flush(circuit_id, origin)
+    (ended,) = origin.receive([raw.cell().body], 0.0)
+    assert isinstance(ended, StreamEnded)
+    assert ended.stream_id == stream_id
+    return ended.reason
+
+
+def test_a_new_exit_policy_holds_in_every_worker_and_in_those_that_follow(member: Member) -> None:
+    with a_link_to_each(member) as links:
+        assert {refused_because(raw, member) for raw in links.values()} == {EndReason.REFUSED}
+        member.relay.reconfigure("none")
+        assert {refused_because(raw, member) for raw in links.values()} == {EndReason.POLICY}
+        os.kill(next(iter(links)), signal.SIGKILL)
+        wait_until(lambda: pids(member) - links.keys() and len(pids(member)) == COUNT)
+    with a_link_to_each(member) as links:
+        assert {refused_because(raw, member) for raw in links.values()} == {EndReason.POLICY}
+
+
 # ---- keys
 
 
@@ -269,9 +291,12 @@ def test_workers_have_names_with_numbers_and_the_parents_log_level(
     with caplog.at_level(logging.INFO), started(tmp_path / "keys") as member:
         (tmp_path / "keys" / "onion_keys.json").write_text("damaged")
         member.relay._server.keys_renewed()
+        logging.getLogger().setLevel(logging.DEBUG)
+        member.relay.reconfigure("local")
     said = capfd.readouterr().err
     for number in range(1, COUNT + 1):
         assert f" WARNING many.{number}: the onion keys stay as they were" in said
+        assert f" WARNING many.{number}: at level debug" in said
 
 
 def test_a_port_that_another_relay_has_is_refused(member: Member, tmp_path: Path) -> None:

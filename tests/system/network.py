@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from common.roles.bootstrap import DirectoryClient
 from common.roles.client import Client
 from common.roles.client_circuit import ClientCircuit
 from common.roles.pool import PathWishes
+from tests.net.in_process import receive_exactly
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "test"
@@ -165,7 +167,7 @@ class Network:
 
     def __enter__(self) -> Self:
         try:
-            self.gateway = self._start("gateway", "gateway.py", "--listen", "127.0.0.1:0", "--network", NETWORK)
+            self.gateway = self.start("gateway", "gateway.py", "--listen", "127.0.0.1:0", "--network", NETWORK)
             self.gateway.wait_ready()
             self.directory = DirectoryClient([self.pin], NETWORK)
             for number in range(self._count):
@@ -227,35 +229,36 @@ class Network:
             NETWORK,
         ]
 
-    def _start(self, name: str, script: str, *options: object) -> Process:
+    def start(self, name: str, script: str, *options: object) -> Process:
+        """A script with a state folder of that name, which the network ends."""
         process = Process(name, self.folder, script, *options)
         self._processes.append(process)
         return process
 
     def login_server(self, *options: object) -> Process:
         """A login server, ready."""
-        process = self._start("auth", "auth_server.py", "--listen", "127.0.0.1:0", *options)
+        process = self.start("auth", "auth_server.py", "--listen", "127.0.0.1:0", *options)
         process.wait_ready()
         return process
 
     def login_server_again(self, ended: Process, *options: object) -> Process:
         """A login server that has ended comes back with its key and its users on its port."""
         assert not ended.alive
-        process = self._start(ended.name, "auth_server.py", "--listen", ended.address, *options)
+        process = self.start(ended.name, "auth_server.py", "--listen", ended.address, *options)
         process.wait_ready()
         return process
 
     def lying_exit(self, name: str, port: int, seen: Path) -> Process:
         """One more relay, listed, that stands in the middle of streams to `port`; what it sees goes to `seen`."""
         options = ["--listen", "127.0.0.1:0", *self.gateway_options, "--nickname", name, "--exit-policy", "local"]
-        relay = self._start(name, "-m", "tests.system.lying_exit", port, seen, *options)
+        relay = self.start(name, "-m", "tests.system.lying_exit", port, seen, *options)
         relay.wait_ready()
         self.wait_listed(self._count + 1)
         return relay
 
     def _start_relay(self, name: str, policy: str, listen: str = "127.0.0.1:0") -> Process:
         options = ["--listen", listen, *self.gateway_options, "--nickname", name, "--exit-policy", policy]
-        return self._start(name, "relay.py", *options, "--workers", self._workers)
+        return self.start(name, "relay.py", *options, "--workers", self._workers)
 
     def restart(self, relay: Process, *, listed: bool = True) -> Process:
         """A relay that has ended comes back with its keys, on a new port, and is ready, and `listed`."""
@@ -264,21 +267,21 @@ class Network:
         self.relays[at] = self._start_relay(relay.name, self.policy)
         self.relays[at].wait_ready()
         if listed:
-            wait_until(lambda: any(str(e.descriptor.address) == self.relays[at].address for e in self._fresh()))
+            wait_until(lambda: any(str(e.descriptor.address) == self.relays[at].address for e in self.entries()))
         return self.relays[at]
 
     def restart_gateway(self) -> None:
         """The gateway, which has ended, comes back with its key on its port."""
         assert not self.gateway.alive
         address = self.gateway.address
-        self.gateway = self._start("gateway", "gateway.py", "--listen", address, "--network", NETWORK)
+        self.gateway = self.start("gateway", "gateway.py", "--listen", address, "--network", NETWORK)
         self.gateway.wait_ready()
 
     def listed(self) -> set[bytes]:
         """The identities of the relays that the gateway lists now."""
-        return {entry.descriptor.identity for entry in self._fresh()}
+        return {entry.descriptor.identity for entry in self.entries()}
 
-    def _fresh(self) -> tuple[RelayEntry, ...]:
+    def entries(self) -> tuple[RelayEntry, ...]:
         return self.directory.fetch(Deadline(PATIENCE)).relays
 
     def wait_listed(self, count: int) -> None:
@@ -328,6 +331,15 @@ class ProxyProcess(Process):
         found = _PORT.search(self.said())
         assert found, f"{self.name} did not start: {self.said()}"
         self.address = found[1]
+
+    def socks(self, port: int) -> socket.socket:
+        """A stream to a port of this host, by name."""
+        host, _, own = self.address.rpartition(":")
+        sock = socket.create_connection((host, int(own)))
+        sock.settimeout(PATIENCE)
+        sock.sendall(b"\x05\x01\x00\x05\x01\x00\x03\x09localhost" + port.to_bytes(2, "big"))
+        assert receive_exactly(sock, 12)[:4] == b"\x05\x00\x05\x00"
+        return sock
 
     def curl(self, url: str, *options: str, seconds: float = PATIENCE) -> "subprocess.CompletedProcess[bytes]":
         """curl through the proxy port; names go to the exit."""

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.system
 
 
 def _address(network: Network, nickname: str) -> str:
-    relays = network._fresh()
+    relays = network.entries()
     return next((str(each.descriptor.address) for each in relays if each.descriptor.nickname == nickname), "")
 
 

@@ -36,9 +36,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory, web: WebTarget) -> tuple[dict
             "http://10.1.2.3/",
         ):
             assert proxy.curl(url).returncode != 0
-        host, _, port = proxy.address.rpartition(":")
-        with socket.create_connection((host, int(port))) as sock:
-            sock.sendall(b"\x05\x01\x00\x05\x01\x00\x03\x09localhost" + target.port.to_bytes(2, "big"))
+        with proxy.socks(target.port) as sock:
             receive_exactly(sock, 100_000)
             for relay in network.relays[:2]:  # at least one of them is on the path
                 relay.kill()

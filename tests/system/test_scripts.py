@@ -10,7 +10,7 @@ from time import monotonic, sleep
 
 import pytest
 
-from tests.net.in_process import receive_all, receive_exactly
+from tests.net.in_process import receive_all
 from tests.system.network import NETWORK, PATIENCE, Network, Process, run_script, wait_until
 from tests.system.targets import Target, WebTarget, flood, unused_port
 
@@ -160,25 +160,12 @@ def test_a_gateway_that_does_not_answer_is_a_sentence_and_exit_code_1(network: N
 # ---- signals
 
 
-def _under_load(network: Network, proxy: Process, target: Target, count: int = 4) -> list[socket.socket]:
-    """Streams that flow through every relay."""
-    host, _, port = proxy.address.rpartition(":")
-    socks = []
-    for _ in range(count):
-        sock = socket.create_connection((host, int(port)))
-        sock.settimeout(PATIENCE)
-        sock.sendall(b"\x05\x01\x00\x05\x01\x00\x03\x09localhost" + target.port.to_bytes(2, "big"))
-        assert receive_exactly(sock, 12)[3] == 0
-        socks.append(sock)
-    return socks
-
-
 @pytest.fixture
 def loaded(network: Network) -> Iterator[Process]:
     """A client through which streams flow at full speed, which are read until they end."""
     proxy = network.proxy("--hops", "5")
     with Target(flood) as target, ThreadPoolExecutor(4) as pool:
-        socks = _under_load(network, proxy, target)
+        socks = [proxy.socks(target.port) for _ in range(4)]
         assert all(sock.recv(1) for sock in socks)
         readers = [pool.submit(_read_to_the_end, sock) for sock in socks]
         yield proxy
@@ -282,7 +269,7 @@ def test_a_client_whose_relay_dies_in_the_end_still_ends(network: Network, web: 
     """The first hop is frozen, so that nothing it is sent is taken."""
     proxy = network.proxy("--hops", "5")
     with Target(flood) as target:
-        socks = _under_load(network, proxy, target, 1)
+        socks = [proxy.socks(target.port)]
         for relay in network.relays:
             relay.signal(signal.SIGSTOP)
         try:

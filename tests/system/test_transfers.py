@@ -60,24 +60,14 @@ def test_every_value_of_a_byte_and_zeros_at_the_end_arrive(proxy: ProxyProcess, 
     assert proxy.curl(f"{web.url}/values").stdout == VALUES
 
 
-def _socks(proxy: Process, target: Target) -> socket.socket:
-    """A stream to a target, by name."""
-    host, _, port = proxy.address.rpartition(":")
-    sock = socket.create_connection((host, int(port)))
-    sock.settimeout(PATIENCE)
-    sock.sendall(b"\x05\x01\x00\x05\x01\x00\x03\x09localhost" + target.port.to_bytes(2, "big"))
-    assert receive_exactly(sock, 12)[:4] == b"\x05\x00\x05\x00"
-    return sock
-
-
 def test_half_close_works_in_both_directions(proxy: ProxyProcess) -> None:
-    with Target(checksum) as target, _socks(proxy, target) as sock:
+    with Target(checksum) as target, proxy.socks(target.port) as sock:
         for piece in pieces(10 * MB):
             sock.sendall(piece)
         sock.shutdown(socket.SHUT_WR)
         assert receive_all(sock).decode() == f"{10 * MB} {digest_of(10 * MB)}"
     finish_then_read.heard.clear()  # type: ignore[attr-defined]
-    with Target(finish_then_read) as target, _socks(proxy, target) as sock:
+    with Target(finish_then_read) as target, proxy.socks(target.port) as sock:
         assert receive_all(sock) == b"first"
         sock.sendall(b"second")
         sock.shutdown(socket.SHUT_WR)
@@ -155,7 +145,7 @@ def test_a_stalled_reader_costs_no_process_more_than_its_windows(network: Networ
     """Sixteen streams whose reader has stopped hold what their windows allow; others go on at speed."""
     proxy = network.proxy("--hops", "3")
     with Target(flood) as target:
-        socks = [_socks(proxy, target) for _ in range(16)]
+        socks = [proxy.socks(target.port) for _ in range(16)]
         assert all(sock.recv(1) for sock in socks)
         before = {process.name: process.memory() for process in (proxy, *network.relays)}
         for _ in range(3):
@@ -182,7 +172,7 @@ def test_a_client_that_is_killed_leaves_nothing_at_the_relays_and_may_come_back(
     counts = [(relay.descriptors(), relay.threads()) for relay in network.relays]
     first = network.proxy("--hops", "5")
     with Target(flood) as target:
-        with _socks(first, target) as sock:
+        with first.socks(target.port) as sock:
             receive_exactly(sock, MB)
             first.kill()
         wait_until(lambda: all(_few(relay, count) for relay, count in zip(network.relays, counts, strict=True)))
@@ -197,7 +187,7 @@ def _few(relay: Process, counts: tuple[int, int]) -> bool:
 
 
 def test_the_echo_of_a_byte_is_quick_while_others_download(proxy: ProxyProcess, web: WebTarget) -> None:
-    with Target(echo) as target, _socks(proxy, target) as sock, ThreadPoolExecutor(1) as pool:
+    with Target(echo) as target, proxy.socks(target.port) as sock, ThreadPoolExecutor(1) as pool:
         download = pool.submit(_download, proxy, f"{web.url}/bytes/{50 * MB}")
         while not download.done():
             token = os.urandom(64)

@@ -1,0 +1,124 @@
+"""SIGHUP to real processes whose configuration files have changed."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from common.ops.options import to_toml
+from tests.net.in_process import receive_exactly
+from tests.system.network import NETWORK, Network, Process, run_script, wait_until
+from tests.system.targets import Target, WebTarget, echo
+
+pytestmark = pytest.mark.system
+LISTEN: dict[str, object] = {"listen": "127.0.0.1:0"}
+
+
+class Configured:
+    """A process that has its options from a file."""
+
+    def __init__(self, network: Network, name: str, script: str, *words: str, options: dict[str, object]) -> None:
+        self._options = options
+        self._file = network.folder / f"{name}.toml"
+        self.write()
+        self.process = network.start(name, script, *words, "--config", self._file)
+
+    def write(self, **changes: object) -> None:
+        """The file again, with other values."""
+        self._options |= changes
+        self._file.write_text("".join(f"{key} = {to_toml(raw)}\n" for key, raw in self._options.items()))
+
+    def hang_up(self, answer: str) -> None:
+        """SIGHUP, and until the log says what came of it."""
+        said = len(self.process.said())
+        self.process.signal(signal.SIGHUP)
+        wait_until(lambda: answer in self.process.said()[said:])
+
+
+def joined(network: Network) -> dict[str, object]:
+    """The options that name the network."""
+    return {"gateways": [{"address": network.gateway.address, "key": network.gateway.identity.hex()}], "network": NETWORK}
+
+
+@pytest.fixture(params=[1, 2], ids=["one process", "workers"])
+def relay(request: pytest.FixtureRequest, network: Network) -> Iterator[Configured]:
+    """One relay more than others' tests have."""
+    name = f"changing{request.param}"
+    own = {"nickname": name, "workers": request.param, "exit_policy": "local"}
+    relay = Configured(network, name, "relay.py", options=LISTEN | joined(network) | own)
+    relay.process.wait_ready()
+    wait_until(lambda: relay.process.identity in network.listed())
+    yield relay
+    assert relay.process.stop() == 0
+
+
+def policy(network: Network, relay: Process) -> str:
+    """As the gateway tells clients."""
+    return next(str(e.descriptor.exit_policy) for e in network.entries() if e.descriptor.identity == relay.identity)
+
+
+def test_a_relays_new_exit_policy_counts_at_once_is_listed_and_breaks_no_stream(
+    network: Network, relay: Configured, web: WebTarget
+) -> None:
+    proxy = network.proxy("--hops", "1", "--exit", relay.process.name)
+    with Target(echo) as target, proxy.socks(target.port) as sock:
+        relay.write(exit_policy="none", nickname="other")
+        relay.hang_up("these need a restart to change: nickname")
+        # The client, which may not have heard yet, asks for a stream or does not: there is none either way.
+        assert proxy.curl(f"{web.url}/bytes/1").returncode == 97
+        token = os.urandom(64)
+        sock.sendall(token)
+        assert receive_exactly(sock, 64) == token
+        wait_until(lambda: policy(network, relay.process) == "none")
+    relay.write(exit_policy="local", nickname=relay.process.name)
+    relay.hang_up("changed: exit_policy")
+    wait_until(lambda: proxy.curl(f"{web.url}/bytes/1").returncode == 0)
+    assert proxy.stop() == 0
+
+
+def test_a_mistake_in_the_file_is_told_and_changes_nothing(network: Network, relay: Configured) -> None:
+    relay.write(exit_policy="nonsense", log_level="error")
+    relay.hang_up("not reloaded: ")
+    assert "exit_policy: 'nonsense' is not an exit policy" in relay.process.said()
+    assert policy(network, relay.process) != "none"
+    relay.write(exit_policy="local", log_level="warning", nickname="other")
+    relay.hang_up("these need a restart to change: nickname")  # at level error nothing would be said
+    relay.write(nickname=relay.process.name)
+    assert "Traceback" not in relay.process.said()
+
+
+def test_a_login_server_closes_and_opens_again(network: Network) -> None:
+    server = Configured(network, "login", "auth_server.py", options=LISTEN | {"closed": False})
+    server.process.wait_ready()
+    at = f"{server.process.address}={server.process.identity.hex()}"
+
+    def signs_up(name: str) -> bool:
+        options = ["--direct", "--login", at, "--state", network.folder / "user", "--password-fd", "0"]
+        done = run_script("auth_client.py", *options, "signup", name, text="zebra-in-the-attic\n")
+        assert "takes no new" in done.stderr or done.returncode == 0
+        return done.returncode == 0
+
+    assert signs_up("early")
+    server.write(closed=True)
+    server.hang_up("changed: closed")
+    assert not signs_up("late")
+    server.write(closed=False)
+    server.hang_up("changed: closed")
+    assert signs_up("late")
+    assert server.process.stop() == 0
+
+
+def test_a_gateway_and_a_client_log_as_they_are_told_now(network: Network) -> None:
+    quiet = {"log_level": "error"}
+    gateway = Configured(network, "second", "gateway.py", options=LISTEN | quiet)
+    gateway.process.wait_ready()
+    options = {"socks_listen": "127.0.0.1:0"} | joined(network) | quiet
+    client = Configured(network, "quiet", "client_tor.py", "socks", options=options)
+    wait_until(lambda: "proxy port" in client.process.said())
+    for each in (gateway, client):
+        assert " INFO " not in each.process.said()
+        each.write(log_level="info")
+        each.hang_up("INFO ")
+        assert "changed: log_level" in each.process.said()
+        assert each.process.stop() == 0
