@@ -62,7 +62,7 @@ def set_up(role: str, level: str, file: Path | None = None) -> None:
     handler.setFormatter(formatter)
     handler.addFilter(RepeatFilter())
     logging.basicConfig(handlers=[handler], force=True)
-    logging.getLogger("urllib3").setLevel(logging.WARNING)  # at debug it would name every URL
+    logging.getLogger("urllib3").setLevel(logging.CRITICAL)  # its warnings name URLs, and at debug all
     set_level(level)
 
 

@@ -56,3 +56,24 @@ def test_lines_have_time_level_and_role(tmp_path: Path) -> None:
 def test_a_log_that_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be opened for the log"):
         set_up("relay", "info", tmp_path / "missing" / "relay.log")
+
+
+def test_no_log_of_a_library_names_a_url(tmp_path: Path) -> None:
+    """Not even of an answer that cannot be read: urllib3 warns of one with the whole URL."""
+    code = """
+import pathlib, socket, sys, threading, requests
+from common.ops.logs import set_up
+set_up("client", "debug", pathlib.Path(sys.argv[1]))
+server = socket.create_server(("127.0.0.1", 0))
+def answer():
+    sock, _ = server.accept()
+    sock.recv(65_536)
+    sock.sendall(b"HTTP/1.1 200 OK\\r\\nzebra\\r\\nContent-Length: 0\\r\\n\\r\\n")
+    sock.close()
+threading.Thread(target=answer).start()
+requests.get("http://127.0.0.1:%d/secret-page" % server.getsockname()[1])
+"""
+    log = tmp_path / "client.log"
+    subprocess.run([sys.executable, "-c", code, str(log)], cwd=PROJECT, check=True, timeout=60)
+    assert "at level debug" in log.read_text()
+    assert "secret-page" not in log.read_text()
