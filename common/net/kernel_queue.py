@@ -3,7 +3,8 @@
 Unsent here: about `QUEUE_TIME` of what the connection carries, by the kernel's own pacing rate, so on a slow link
 a quiet circuit does not wait behind a busy one's bytes, and a fast one never runs dry.
 
-On its way: on a slow path not much more than it holds (`path_queue`).
+On its way: on a slow path not much more than it holds (`path_queue`). While a TCP stands still to measure its
+path, which BBR does for 0.2 s each 10 s, no long cell: a quiet circuit's short one would wait behind it all along.
 
 Arrived there and not read: what a busy receiver has not come to. Kernels let that grow to megabytes, which a long
 path needs to be filled and a short one does not. So on a short one the rest waits in the sender's outbox, where
@@ -18,18 +19,22 @@ import struct
 import sys
 
 from common.net.path_queue import PathQueue
+from common.wire.cells import LONG_CELL
 
 QUEUE_TIME = 0.010  # seconds: the pump comes round within half of that, also on a busy machine
 LEAST = 16_384  # bytes: one long cell
 MOST = 131_072  # bytes: two batches of a link
 LONG_PATH = 0.010  # seconds there and back: from there on a queue in the network is worth a look
 LOOK, SELDOM = 0.010, 1.0  # seconds from look to look on a long path, and on another
+STILL = 4  # segments: the window of a BBR that stands still
+STILL_TIME = 0.2  # seconds, and a round trip, that this takes; new data ends it then, where no answer is to come
+STILL_REST = 5.0  # seconds until it is believed again: a TCP that loses much has such a window all the time
 SHORT_PATH = 0.001  # seconds there and back: relays in one house
 ARRIVED = 98_304  # bytes to ask for, of which Linux makes twice as many: 100 MB/s at that distance, if full cells
 _UNACKNOWLEDGED, _UNSENT = 0x5411, 0x894B  # ioctls SIOCOUTQ and SIOCOUTQNSD of linux/sockios.h
-# struct tcp_info of linux/tcp.h: the smoothed round trip and its variation, microseconds; the pacing rate, bytes a
-# second; bytes acknowledged; the least round trip.
-_TCP_INFO = struct.Struct("=68xII28xQ8xQ20xI")
+# struct tcp_info of linux/tcp.h: the smoothed round trip and its variation, microseconds; the congestion window,
+# segments; the pacing rate, bytes a second; bytes acknowledged; the least round trip.
+_TCP_INFO = struct.Struct("=68xII4xI20xQ8xQ20xI")
 _MICRO = 1e-6
 _INT = struct.Struct("=i")
 _LINUX = sys.platform == "linux"
@@ -38,19 +43,34 @@ _LINUX = sys.platform == "linux"
 class KernelQueue:
     """Of one connected TCP socket; raises `OSError` when the socket is closed."""
 
-    __slots__ = ("_look_at", "_path", "_sock", "_was_full", "allowed", "path_full")
+    __slots__ = (
+        "_long",
+        "_look_at",
+        "_path",
+        "_sock",
+        "_still_again",
+        "_still_until",
+        "_was_full",
+        "allowed",
+        "path_full",
+        "still",
+    )
 
     def __init__(self, sock: socket.socket) -> None:
         self.allowed = MOST  # bytes that may be unsent
-        self.path_full = False  # there was no room, and the poller will not tell when there is
+        # What the poller will not tell the end of:
+        self.path_full = False  # there was no room
+        self.still = False  # there is none for a long cell
         self._sock = sock
         self._path = PathQueue()
         self._look_at = 0.0
+        self._long = False  # the path
+        self._still_until = self._still_again = 0.0
         self._was_full = False  # the path, at any time since that look
 
     def room(self, now: float, most: int) -> int:
         """Bytes the kernel may be given now, `most` or less; 0 and less: none."""
-        if now >= self._look_at:
+        if self._long or now >= self._look_at:
             self.adapt(now)
         room, limit = most, self._path.limit
         self.path_full = False
@@ -60,7 +80,7 @@ class KernelQueue:
                 self.path_full = self._was_full = True
         if self.allowed < most and room > 0:
             room = min(room, self.allowed - self._ask(_UNSENT))
-        return room
+        return min(room, LONG_CELL - 1) if self.still else room
 
     def wait(self) -> float:
         """Seconds after which a full path may have room."""
@@ -74,8 +94,10 @@ class KernelQueue:
         info = _tcp_info(self._sock)
         if info is None:
             return
-        round_trip, variation, pacing, acked, least = info
-        if due and least * _MICRO >= LONG_PATH:
+        round_trip, variation, window, pacing, acked, least = info
+        self._long = least * _MICRO >= LONG_PATH
+        self._stand_still(now, window, round_trip * _MICRO)
+        if due and self._long:
             self._look_at = now + LOOK
             trips = (round_trip * _MICRO, variation * _MICRO, least * _MICRO)
             self._path.seen(now, *trips, acked, full=self._was_full)
@@ -84,6 +106,15 @@ class KernelQueue:
         if abs(allowed - self.allowed) * 8 > self.allowed or allowed == MOST != self.allowed:
             self.allowed = allowed
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, allowed)
+
+    def _stand_still(self, now: float, window: int, round_trip: float) -> None:
+        """A window that small for longer is no pause, and is used as it is."""
+        if not self._long or window > STILL:
+            self._still_until = 0.0
+        elif now >= self._still_again:
+            self._still_until = now + STILL_TIME + round_trip
+            self._still_again = now + STILL_REST
+        self.still = now < self._still_until
 
     def _ask(self, what: int) -> int:
         try:

@@ -353,7 +353,10 @@ class Link:
                     self._wait_for_room()
                 break
             with self._lock:
-                cells = outbox.take(room, now)
+                cells = outbox.take(room, now, one=not kernel.still)
+            if not cells:
+                self._wait_for_path()
+                break
             # TLS cuts at 16,384: a long cell is a record by itself, or 16 short ones are one.
             for _, run in groupby(cells, size_of):
                 tls.write(join_cells(run))

@@ -78,8 +78,8 @@ class Outbox:
             self._append(circuit_id, cells, size)
             self.size += size
 
-    def take(self, room: int, now: float) -> Sequence[Pieces]:
-        """The next cells to send, quietest circuit first: at most `room` bytes, but one cell if any waits."""
+    def take(self, room: int, now: float, *, one: bool = True) -> Sequence[Pieces]:
+        """The next cells to send, quietest circuit first: at most `room` bytes, but `one` cell if any waits."""
         if now - self._weighed_at >= _SAME_WEIGHT:
             self._weigh(now)
         if self.size <= room:
@@ -100,7 +100,7 @@ class Outbox:
                 sent = 0
                 while cells:
                     size = size_of(cells[0])
-                    if size > room and taken:
+                    if size > room and (taken or not one):
                         room = 0
                         break
                     taken.append(cells.popleft())

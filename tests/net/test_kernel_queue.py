@@ -12,8 +12,20 @@ import pytest
 
 from common.net import kernel_queue
 from common.net.handshake import tune
-from common.net.kernel_queue import ARRIVED, LEAST, LOOK, MOST, QUEUE_TIME, KernelQueue, limit_arrivals
+from common.net.kernel_queue import (
+    ARRIVED,
+    LEAST,
+    LOOK,
+    MOST,
+    QUEUE_TIME,
+    STILL,
+    STILL_REST,
+    STILL_TIME,
+    KernelQueue,
+    limit_arrivals,
+)
 from common.net.path_queue import PathQueue
+from common.wire.cells import LONG_CELL
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is unsent")
 
@@ -94,6 +106,7 @@ def test_a_long_path_is_looked_at_and_may_be_full(
     assert queue.room(5.0 + LOOK / 2, MOST) == MOST
     assert queue.room(5.0 + LOOK, MOST) == MOST
     assert [values[0] for values in looks] == [5.0, 5.0 + LOOK]
+    assert not queue.still
     _, round_trip, variation, least, acked, full = looks[-1]
     assert not full
     assert 0 < least <= round_trip < 1
@@ -111,6 +124,64 @@ def test_a_long_path_is_looked_at_and_may_be_full(
     queue.adapt(5.0 + 2 * LOOK)
     queue.adapt(5.0 + 3 * LOOK)
     assert [values[-1] for values in looks[-2:]] == [True, False], "whether it was full since the last look"
+
+
+class Told:
+    """What a kernel tells of a connection with 50 ms there and back, changed by the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.window, self.least = 10, 50_000
+        monkeypatch.setattr(
+            kernel_queue, "_tcp_info", lambda _: (50_000, 0, self.window, 1_000_000_000, 0, self.least)
+        )
+
+
+def test_a_tcp_that_stands_still_gets_no_long_cell(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, queue = Told(monkeypatch), KernelQueue(pair[0])
+    assert queue.room(5.0, MOST) == MOST
+    told.window = STILL
+    assert queue.room(5.0 + LOOK / 10, MOST) == LONG_CELL - 1, "it is seen before the next long cell goes"
+    assert queue.still
+    assert not queue.path_full
+    assert 0 < queue.wait() < STILL_TIME / 5
+    told.window = STILL + 1
+    assert queue.room(5.1, MOST) == MOST
+    assert not queue.still
+
+
+def test_a_window_that_stays_small_is_no_standstill(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing need come back that would tell the end; and a TCP that loses much would get no long cell at all."""
+    told, queue = Told(monkeypatch), KernelQueue(pair[0])
+    queue.room(5.0, MOST)
+    told.window = 1
+    looks = [5.0 + tick / 100 for tick in range(1, 501)]
+    still = [now for now in looks if queue.room(now, MOST) < LONG_CELL]
+    assert still[0] == looks[0]
+    assert STILL_TIME < still[-1] - still[0] <= STILL_TIME + 0.05
+    assert len(still) == looks.index(still[-1]) + 1
+    told.window = 10
+    queue.room(10.005, MOST)
+    told.window = 1
+    assert queue.room(5.01 + STILL_REST, MOST) == LONG_CELL - 1
+
+
+def test_a_short_path_carries_enough_with_a_small_window(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, queue = Told(monkeypatch), KernelQueue(pair[0])
+    told.window, told.least = 1, 1_000
+    assert queue.room(5.0, MOST) == MOST
+    assert not queue.still
+
+
+def test_the_window_is_where_it_is_taken_for(pair: tuple[socket.socket, socket.socket]) -> None:
+    info = kernel_queue._tcp_info(pair[0])
+    assert info is not None
+    assert info[2] == 10, "RFC 6928"
 
 
 def test_a_short_path_is_looked_at_seldom(pair: tuple[socket.socket, socket.socket]) -> None:

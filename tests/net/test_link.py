@@ -361,6 +361,8 @@ def test_drain_waits_for_the_kernel_and_not_longer_than_its_deadline() -> None:
 class FullPath:
     """A kernel's queue that has room once `opened`, and says that the path is full until then."""
 
+    still = False
+
     def __init__(self, opened: threading.Event, seconds: float) -> None:
         self.path_full = False
         self.waits = 0
@@ -377,6 +379,14 @@ class FullPath:
 
     def adapt(self, _now: float) -> None:
         """It changes by its event only."""
+
+
+class StillPath(FullPath):
+    """One that has room for short cells only until then."""
+
+    def room(self, _now: float, most: int) -> int:
+        self.still = not self._opened.is_set()
+        return LONG_CELL - 1 if self.still else most
 
 
 def settle(link: Link) -> None:
@@ -402,6 +412,25 @@ def test_what_a_full_path_has_no_room_for_is_sent_in_order_when_it_has(monkeypat
         assert dialled.drain(Deadline(PATIENCE))
         far.wait_for(lambda: len(far.cells) == 50)
         assert [cell.body for cell in far.cells] == [bytes([number]) for number in range(50)]
+        assert not near.errors
+
+
+def test_while_the_tcp_stands_still_a_quiet_circuit_passes_a_busy_ones_long_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = threading.Event()
+    monkeypatch.setattr(link_module, "KernelQueue", lambda _sock: StillPath(opened, 0.001))
+    near, far = Recorder(), Recorder()
+    with two_links(near, far) as (dialled, _):
+        for body in (b"first", bytes(MAX_BODY), b"behind it"):
+            dialled.send(1, RELAY, body)
+        dialled.send(2, RELAY, b"quiet")
+        far.wait_for(lambda: len(far.cells) == 2)
+        settle(dialled)
+        assert [(cell.circuit_id, cell.body) for cell in far.cells] == [(1, b"first"), (2, b"quiet")]
+        assert not dialled.drain(Deadline(0.05))
+        opened.set()
+        assert dialled.drain(Deadline(PATIENCE))
+        far.wait_for(lambda: len(far.cells) == 4)
+        assert [cell.body for cell in far.cells[2:]] == [bytes(MAX_BODY), b"behind it"], "in its circuit's order"
         assert not near.errors
 
 

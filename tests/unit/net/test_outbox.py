@@ -52,6 +52,19 @@ def test_a_batch_never_exceeds_its_room_but_has_at_least_one_cell() -> None:
     assert names(outbox.take(LONG_CELL, 0.0)) == [(1, 2)]
 
 
+def test_a_batch_may_be_empty_if_nothing_that_comes_first_fits() -> None:
+    outbox = Outbox()
+    outbox.append(1, cell(1, 0, SHORT_CELL))
+    outbox.append(1, cell(1, 1))
+    outbox.append(1, cell(1, 2, SHORT_CELL))
+    assert names(outbox.take(LONG_CELL - 1, 0.0, one=False)) == [(1, 0)]
+    assert outbox.take(LONG_CELL - 1, 0.0, one=False) == []
+    outbox.append(2, cell(2, 0, SHORT_CELL))
+    assert names(outbox.take(LONG_CELL - 1, 0.0, one=False)) == [(2, 0)]
+    assert outbox.size == LONG_CELL + SHORT_CELL
+    assert take_all(outbox) == [(1, 1), (1, 2)]
+
+
 def test_the_quietest_circuit_goes_before_a_bulk_circuit() -> None:
     outbox = Outbox()
     for number in range(20):
