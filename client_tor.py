@@ -21,6 +21,7 @@ from common.roles.starting import Starting
 
 if TYPE_CHECKING:
     from common.roles.answers import Answers
+    from common.roles.listed_relay import ListedRelay
     from common.roles.login_screen import LoginScreen
 
 STOP_TIMEOUT = 5.0  # seconds in which what is queued at the relay may still leave
@@ -36,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
     memory.tune()
     private_folder(config.state)
     if command.name == "socks" or (command.name == "relay" and not sys.stdin.isatty()):
-        return serve_proxy(config, Reload("client", config, lambda: load_client(argv, environ)[0]))
+        return serve_proxy(config, lambda: load_client(argv, environ)[0])
     if command.name in ("", "relay"):
         return prompt(config, command.name or "prompt")
     if command.name == "server" and (command.login.direct or config.login is None):
@@ -57,7 +58,7 @@ def ask(config: ClientConfig, command: ClientCommand) -> int:
         shown = show_clients(config.state, console, targets=command.targets, as_json=command.as_json)
         return 0 if shown else lifecycle.FAILED
     check_argument(command.name, command.argument)
-    with serving_relay(config) as own, running_client(config, command.name, own) as client:
+    with serving_relay(config) as own, running_client(config, command.name, public(own)) as client:
         answers = Answers(client, console, Console(stderr=True), config.browser, config.github_api)
         try:
             return answer(answers, config, command)
@@ -91,7 +92,7 @@ def prompt(config: ClientConfig, program: str) -> int:
     """The prompt, at once: the client starts meanwhile, and while what only the prompt needs is loaded."""
     starting = Starting()
     with serving_relay(config) as own, ExitStack() as stack:
-        client = make_client(config, starting.progress, starting.warn, own)
+        client = make_client(config, starting.progress, starting.warn, public(own))
         stack.enter_context(starting.begin(client))
         stack.enter_context(control(client, config.state, program))
 
@@ -115,8 +116,8 @@ def login_screen(answers: "Answers", config: ClientConfig) -> "LoginScreen":
 
 
 @contextmanager
-def serving_relay(config: ClientConfig) -> Iterator[bytes | None]:
-    """The relay that this client is too, if it is one: its identity. They share the process and nothing else."""
+def serving_relay(config: ClientConfig) -> "Iterator[ListedRelay | None]":
+    """The relay that this client is too, if it is one. They share the process and nothing else."""
     if not config.relay:
         yield None
         return
@@ -138,18 +139,32 @@ def serving_relay(config: ClientConfig) -> Iterator[bytes | None]:
     try:
         relay.start()
         print(f"relay {config.relay_nickname} on {relay.address} while this runs", flush=True)
-        yield identity.public
+        yield relay
     finally:
         relay.stop(STOP_TIMEOUT)
 
 
-def serve_proxy(config: ClientConfig, reload: Callable[[], None]) -> int:
-    """The proxy port, until a signal; a port that is taken is told before anything is started."""
+def public(relay: "ListedRelay | None") -> bytes | None:
+    """What a client calls its own relay by, which it does not use."""
+    return relay.public if relay is not None else None
+
+
+def serve_proxy(config: ClientConfig, read: Callable[[], ClientConfig]) -> int:
+    """The proxy port, until a signal; a port that is taken is told before anything is started.
+
+    `read` gives the configuration as it is now.
+    """
     with ExitStack() as stack:
         own = stack.enter_context(serving_relay(config))
         progress = stack.enter_context(StartProgress(sys.stderr))
-        client = make_client(config, progress, progress.warn, own)
+        client = make_client(config, progress, progress.warn, public(own))
         proxies = open_proxies(config, client)
+
+        def use(now: ClientConfig) -> None:
+            if own is not None:
+                own.reconfigure(now.relay_exit_policy)
+
+        reload = Reload("client", config, read, use)
         with client, control(client, config.state, "socks"), lifecycle.Signals(reload) as signals:
             for proxy in proxies:
                 proxy.start()

@@ -50,8 +50,9 @@ MAX_TABLE = 2 * MAX_OPEN_STREAMS  # with refused streams that the client has not
 QUIET = 4_096  # bytes in a window: a stream that sends less, such as a prompt's, need not wait for room in it
 OVERDRAFT = 16_384  # bytes that all such streams together may send beyond the congestion window
 TRANSFER = 65_536  # bytes that a stream has sent before its cells wait to be full: an answer is there sooner
-ADVANCE_STREAMS = 8  # open streams up to which a new one gets at once what another grew to: memory is bounded
-MAX_ADVANCE = 8 * 2**20  # bytes granted so: 200 Mbit/s through relays 25 ms from each other, and a queue
+# Bytes that a new stream may get at once if another grew to it: 200 Mbit/s through relays 25 ms apart, and a
+# queue. Where n are open it gets an n-th: they share the path, and hold 28 MB at most so if nobody reads.
+MAX_ADVANCE = 8 * 2**20
 
 
 class Endpoint:
@@ -375,7 +376,7 @@ class Endpoint:
             raise Unexpected(f"{event.name} for a stream id that was used")
         if len(self._streams) >= MAX_TABLE:
             raise TooLarge("too many streams on the circuit")
-        learned = self._learned if len(self._streams) < ADVANCE_STREAMS else 0
+        learned = self._learned // (len(self._streams) + 1)
         self._streams[stream_id] = Stream(self._side, next_state(self._side, State.IDLE, event), now, learned)
         self._highest = stream_id
 

@@ -382,10 +382,13 @@ def _send_at_once(sock: socket.socket) -> bool:
     """Whether it is TCP. (To ask for its family would make an `Enum` of a number, in Python.)"""
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if _HAS_NOTSENT_LOWAT:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)
     except OSError:
         return False  # or reset already (macOS says so here): reading reports it, and nothing can be lost by now
+    if _HAS_NOTSENT_LOWAT:
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, MOST_UNSENT)
+        except OSError:
+            pass  # a kernel or sandbox that only knows the name: a stalled peer is noticed later
     return True
 
 

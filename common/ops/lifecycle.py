@@ -74,7 +74,8 @@ def raise_file_limit() -> int:
 class Signals:
     """While entered: SIGTERM and SIGINT set `stop`, a second one ends the process, SIGHUP calls `on_reload`.
 
-    Only the main thread may enter it. `on_reload` runs on the thread "signals".
+    Only the main thread may enter it. `on_reload` has a thread of its own, where it may wait; a SIGHUP that comes
+    meanwhile calls it once more. After the end SIGHUP is ignored: what is left to do is to end in order.
     """
 
     def __init__(self, on_reload: Callable[[], None] | None = None) -> None:
@@ -83,8 +84,11 @@ class Signals:
         self._interrupted = False
         self._reading, self._writing = socket.socketpair()
         self._writing.setblocking(False)
+        self._hung_up = threading.Event()
+        self._over = False
         self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self._thread = threading.Thread(target=self._read, name="signals", daemon=True)
+        self._reloader = threading.Thread(target=self._reload, name="reload", daemon=True)
 
     @property
     def exit_code(self) -> int:
@@ -96,13 +100,18 @@ class Signals:
         for number in (*_ENDING, signal.SIGHUP):
             self._before[number] = signal.signal(number, lambda _number, _frame: None)
         self._thread.start()
+        if self._on_reload is not None:
+            self._reloader.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._before[signal.SIGHUP] = signal.SIG_IGN
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._over = True
+        self._hung_up.set()
         signal.set_wakeup_fd(-1)
         self._writing.close()  # the thread reads the end
         self._thread.join(5.0)
@@ -118,12 +127,18 @@ class Signals:
                 os._exit(128 + number)  # asked twice: now
             self._interrupted = number == signal.SIGINT
             self.stop.set()
-        elif number == signal.SIGHUP and self._on_reload is not None:
+        elif number == signal.SIGHUP:
+            self._hung_up.set()
+
+    def _reload(self) -> None:
+        assert self._on_reload is not None
+        while self._hung_up.wait() and not self._over:
+            self._hung_up.clear()
             try:
                 self._on_reload()
             except OnionError as error:
-                _logger.warning("not reloaded: %s", error)
-            except Exception:  # a bug in reloading must not make the daemon deaf to SIGTERM
+                _logger.error("not reloaded: %s", error)
+            except Exception:
                 _logger.exception("unexpected error while reloading")
 
 

@@ -60,7 +60,7 @@ class Option:
     many: bool = False  # a list: a flag that may be repeated
     switch: bool = False  # on or off: a flag without a value
     secret: bool = False  # never shown
-    live: bool = False  # read again on SIGHUP; what others know of a program, or it was built on, is not
+    live: bool = False  # SIGHUP reads it again and the program does as it says; see who makes a `Reload`
 
     @property
     def flag(self) -> str:
@@ -327,6 +327,7 @@ _EXIT = (
 )
 _LOGIN = "the login server that server asks; without its key that is remembered at first use [network.toml's]"
 _ADVERTISE = "address that others dial; empty: the one listened on"
+_OTHERS = "where others' streams may go from here"
 
 _DATABASE = (
     "file of the users, which several servers on one host may share; empty: users.sqlite in the state folder"
@@ -412,7 +413,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("relay_listen", "127.0.0.1:9001", parse_listen, "H:P", "address the relay listens on"),
         Option("relay_advertise", "", _parse_advertise, "H:P", _ADVERTISE),
         Option("relay_nickname", "", _parse_nickname, "NAME", "name of the relay in the network"),
-        Option("relay_exit_policy", "none", parse_policy, "RULES", "where others' streams may go from here"),
+        Option("relay_exit_policy", "none", parse_policy, "RULES", _OTHERS, live=True),
         Option("browser", "auto", _parse_browser, "NAME", "browser that web uses: auto, none, a name or a path"),
         Option("login", "", parse_login, "H:P[=HEX]", _LOGIN),
         Option("github_api", "https://api.github.com", parse_api, "URL", "where git asks"),

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from common.directory.addresses import Address
 from common.ops import logs
 from common.ops.config import Config
 from common.ops.options import OPTIONS
@@ -19,15 +20,15 @@ C = TypeVar("C", bound=Config)
 
 
 class Reload(Generic[C]):
-    """Called for each SIGHUP, always by the same thread."""
+    """Called for SIGHUP, always by the same thread."""
 
     def __init__(
         self, role: str, config: C, read: Callable[[], C], use: Callable[[C], None] = lambda _: None
     ) -> None:
         """`config` is what the program runs with, `read` gives what its sources say now or raises `ConfigError`.
 
-        `use` makes the program do as its argument says, which differs from `config` in live options only; the
-        level of the log is no business of its own.
+        `use` makes the program do as its argument says, which differs from `config` in live options only. The log
+        has the new level then.
         """
         self._options = OPTIONS[role]
         self._config = config
@@ -37,13 +38,23 @@ class Reload(Generic[C]):
     def __call__(self) -> None:
         """Raises `ConfigError`."""
         read = self._read()
-        changed = [each for each in self._options if getattr(read, each.name) != getattr(self._config, each.name)]
+        config = self._config
+        changed = [each for each in self._options if _differ(getattr(config, each.name), getattr(read, each.name))]
         live = [option.name for option in changed if option.live]
         if live:
-            self._config = dataclasses.replace(self._config, **{name: getattr(read, name) for name in live})
-            logs.set_level(self._config.log_level)
-            self._use(self._config)
+            config = dataclasses.replace(config, **{name: getattr(read, name) for name in live})
+            if "log_level" in live:
+                logs.set_level(config.log_level)
+            self._use(config)
+            self._config = config
         _logger.info("configuration read again; changed: %s", ", ".join(live) or "nothing")
         if len(changed) > len(live):
             others = ", ".join(option.name for option in changed if not option.live)
             _logger.warning("configuration read again; these need a restart to change: %s", others)
+
+
+def _differ(before: object, now: object) -> bool:
+    """Port 0 was any free one; who wrote the port that was taken into the file since then has changed nothing."""
+    if isinstance(now, Address) and isinstance(before, Address) and not before.port:
+        return now.host != before.host
+    return now != before

@@ -149,6 +149,11 @@ class ListedRelay:
                 registration.renew()
 
     @property
+    def public(self) -> bytes:
+        """Its public identity (32 bytes)."""
+        return self._identity.public
+
+    @property
     def relay(self) -> Relay:
         """The relay in this process; with several workers there is none."""
         assert isinstance(self._server, Relay)

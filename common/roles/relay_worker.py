@@ -61,6 +61,7 @@ class Worker:
     def __init__(self, settings: WorkerSettings, channel: Channel) -> None:
         """Raises `ConfigError`: the keys, the port."""
         self._channel = channel
+        self._log_level = settings.log_level
         self._keys = Path(settings.keys)
         self._onion_keys = load_onion_keys(self._keys).accepted()
         identity = load_or_create_identity(self._keys)
@@ -103,7 +104,9 @@ class Worker:
             case worker_channel.KEYS:
                 return self._reload()
             case worker_channel.RULES:
-                logs.set_level(message["log_level"])
+                if message["log_level"] != self._log_level:
+                    self._log_level = message["log_level"]
+                    logs.set_level(self._log_level)
                 self._relay.reconfigure(message["exit_policy"])
             case worker_channel.CLOSE:
                 self._relay.stop_accepting(Deadline(CLOSE_TIME))

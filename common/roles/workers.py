@@ -83,7 +83,7 @@ class Workers:
         """Waits until streams that begin go by this policy, and the workers log at this process's level."""
         asked = [(worker, worker.reconfigure(exit_policy, _log_level())) for worker in self._workers]
         for worker in self._silent(asked, RULES, RULES_TIME):
-            _logger.warning("%s has not taken the new exit policy yet", worker.name)
+            _logger.warning("%s has not taken the new exit policy or level of the log yet", worker.name)
 
     def stop_accepting(self, deadline: Deadline) -> None:
         """The workers take no more links, and no new ones are started; what is up lives on."""

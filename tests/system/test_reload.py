@@ -81,7 +81,7 @@ def test_a_mistake_in_the_file_is_told_and_changes_nothing(network: Network, rel
     relay.write(exit_policy="nonsense", log_level="error")
     relay.hang_up("not reloaded: ")
     assert "exit_policy: 'nonsense' is not an exit policy" in relay.process.said()
-    assert policy(network, relay.process) != "none"
+    assert policy(network, relay.process) == "local"
     relay.write(exit_policy="local", log_level="warning", nickname="other")
     relay.hang_up("these need a restart to change: nickname")  # at level error nothing would be said
     relay.write(nickname=relay.process.name)
@@ -107,6 +107,24 @@ def test_a_login_server_closes_and_opens_again(network: Network) -> None:
     server.hang_up("changed: closed")
     assert signs_up("late")
     assert server.process.stop() == 0
+
+
+def test_the_relay_of_a_client_has_a_new_exit_policy(network: Network) -> None:
+    """And its proxy's password, which came by the environment, is not taken for a change."""
+    options = {"socks_listen": "127.0.0.1:0", "relay_listen": "127.0.0.1:0", "relay_nickname": "guest", "log_level": "info"}
+    client = Configured(network, "guest", "client_tor.py", "relay", options=options | joined(network))
+    wait_until(lambda: "proxy port" in client.process.said())
+
+    def policies() -> list[str]:
+        found = [entry.descriptor for entry in network.entries() if entry.descriptor.nickname == "guest"]
+        return [str(descriptor.exit_policy) for descriptor in found]
+
+    wait_until(lambda: policies() == ["none"])
+    client.write(relay_exit_policy="local")
+    client.hang_up("changed: relay_exit_policy")
+    wait_until(lambda: policies() == ["local"])
+    assert "restart" not in client.process.said()
+    assert client.process.stop() == 0
 
 
 def test_a_gateway_and_a_client_log_as_they_are_told_now(network: Network) -> None:

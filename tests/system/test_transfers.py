@@ -145,9 +145,9 @@ def test_a_stalled_reader_costs_no_process_more_than_its_windows(network: Networ
     """Sixteen streams whose reader has stopped hold what their windows allow; others go on at speed."""
     proxy = network.proxy("--hops", "3")
     with Target(flood) as target:
+        before = {process.name: process.memory() for process in (proxy, *network.relays)}
         socks = [proxy.socks(target.port) for _ in range(16)]
         assert all(sock.recv(1) for sock in socks)
-        before = {process.name: process.memory() for process in (proxy, *network.relays)}
         for _ in range(3):
             assert _download(proxy, f"{web.url}/bytes/{20 * MB}")[0] == 20 * MB
         for process in (proxy, *network.relays):

@@ -5,9 +5,9 @@ from ipaddress import IPv4Address
 import pytest
 
 from common.circuit.congestion import INITIAL
-from common.circuit.endpoint import OVERDRAFT, QUIET, Endpoint
+from common.circuit.endpoint import MAX_ADVANCE, OVERDRAFT, QUIET, Endpoint
 from common.circuit.stream import Side
-from common.circuit.window import CIRCUIT_WINDOW
+from common.circuit.window import CIRCUIT_WINDOW, STREAM_WINDOW
 from common.errors import WindowViolated
 from common.wire.messages import Begin, Connected, Data, Mark, Message, Sendme, decode_messages
 
@@ -201,7 +201,7 @@ def test_marks_that_ask_for_more_receipts_than_data_is_worth_end_the_circuit() -
 def test_a_new_stream_gets_the_window_that_another_grew_to() -> None:
     """With the first DATA, so that no cell is spent on it."""
     end = client()
-    end._learned = 2**21
+    end._learned = 2**22  # of which the stream that is open has a half
     stream_id = end.begin("target", 1, 0.0)
     end.take_cells(0.0)
     end.receive([Connected(stream_id, IPv4Address("192.0.2.1"), 60)], PROOF, 0.0)
@@ -209,3 +209,16 @@ def test_a_new_stream_gets_the_window_that_another_grew_to() -> None:
     end.send(stream_id, b"x")
     (cell,) = end.take_cells(0.0)
     assert decode_messages(cell) == [Sendme(stream_id, 2**21), Data(stream_id, b"x")]
+
+
+def test_streams_that_are_open_together_share_the_window_that_another_grew_to() -> None:
+    """Sixteen that are read at first and then no more would hold sixteen times as much."""
+    end = client()
+    end._learned = MAX_ADVANCE
+    windows = []
+    for _ in range(20):
+        stream_id = end.begin("target", 1, 0.0)
+        windows.append(end._streams[stream_id].receive_window.window)
+    assert windows[:3] == [MAX_ADVANCE // 2, MAX_ADVANCE // 3, MAX_ADVANCE // 4]
+    assert windows[-1] == STREAM_WINDOW
+    assert MAX_ADVANCE + sum(window for window in windows if window > STREAM_WINDOW) < 28e6

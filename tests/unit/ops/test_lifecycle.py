@@ -22,6 +22,8 @@ def reload():
     print("reload", flush=True)
     if "failing" in sys.argv:
         raise ValueError
+    if "hanging" in sys.argv:
+        sys.stdin.read()
 def run():
     with Signals(reload) as signals:
         print("up", flush=True)
@@ -29,6 +31,8 @@ def run():
         print("stopping", flush=True)
         if "stubborn" in sys.argv:
             import threading; threading.Event().wait()
+    if "slow" in sys.argv:
+        print("ending", flush=True); sys.stdin.read()
     return signals.exit_code
 main(run)
 """
@@ -37,7 +41,7 @@ main(run)
 @contextmanager
 def daemon(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", DAEMON, *arguments]
-    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert line(process) == "up"
             yield process
@@ -73,6 +77,26 @@ def test_hup_reloads_and_goes_on(argument: str) -> None:
             process.send_signal(signal.SIGHUP)
             assert line(process) == "reload"
         process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_an_end_is_heard_while_reloading_waits() -> None:
+    with daemon("hanging") as process:
+        process.send_signal(signal.SIGHUP)
+        assert line(process) == "reload"
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        assert line(process) == "stopping"
+        assert process.wait(30) == 0
+
+
+def test_a_hang_up_does_not_break_off_the_end() -> None:
+    with daemon("slow") as process:
+        process.send_signal(signal.SIGTERM)
+        assert [line(process), line(process)] == ["stopping", "ending"]
+        process.send_signal(signal.SIGHUP)
+        assert process.stdin is not None
+        process.stdin.close()
         assert process.wait(30) == 0
 
 

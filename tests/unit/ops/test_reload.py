@@ -34,12 +34,14 @@ class Program:
         self.file = folder / "relay.toml"
         self.file.write_text(BEFORE)
         self.used: list[RelayConfig] = []
-        self.reload = Reload("relay", self._load(), self._load, self.used.append)
+        self.reload = Reload("relay", self.load(), self.load, self.used.append)
 
-    def _load(self) -> RelayConfig:
+    def load(self) -> RelayConfig:
+        """What the file says now."""
         return load("relay", ["--config", str(self.file), "--workers", "1"], {})
 
     def change(self, before: str, after: str) -> None:
+        """In the file."""
         text = self.file.read_text()
         assert before in text
         self.file.write_text(text.replace(before, after))
@@ -91,8 +93,59 @@ def test_the_level_of_the_log_changes(program: Program, caplog: pytest.LogCaptur
     assert caplog.messages[0].startswith("at level debug the log names targets")
 
 
-def test_what_is_live_is_the_same_for_all_who_have_it() -> None:
-    for role, options in OPTIONS.items():
-        live = {option.name for option in options if option.live}
-        assert "log_level" in live, role
-    assert not any(option.secret and option.live for options in OPTIONS.values() for option in options)
+def test_two_changes_are_both_used_and_told_and_the_level_is_set_first(
+    program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Workers are told the level of their parent."""
+    levels: list[int] = []
+    program.reload._use = lambda _: levels.append(logging.getLogger().level)
+    program.change("local", "none")
+    program.change('"one"', '"one"\nlog_level = "debug"')
+    program.reload()
+    assert levels == [logging.DEBUG]
+    assert caplog.messages[-1] == "configuration read again; changed: exit_policy, log_level"
+
+
+def test_what_could_not_be_used_is_tried_again(program: Program) -> None:
+    def fail(_: RelayConfig) -> None:
+        raise RuntimeError
+
+    program.reload._use = fail
+    program.change("local", "none")
+    with pytest.raises(RuntimeError):
+        program.reload()
+    program.reload._use = program.used.append
+    program.reload()
+    assert [config.exit_policy for config in program.used] == ["none"]
+
+
+def test_a_level_that_has_not_changed_is_not_set_again(program: Program, caplog: pytest.LogCaptureFixture) -> None:
+    """At debug that would warn each time."""
+    program.change('"one"', '"one"\nlog_level = "debug"')
+    program.reload()
+    caplog.clear()
+    program.change("local", "none")
+    program.reload()
+    assert caplog.messages == ["configuration read again; changed: exit_policy"]
+
+
+def test_a_port_that_was_any_and_is_written_down_since_has_not_changed(
+    program: Program, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The launcher does so."""
+    program.change('"one"', '"one"\nlisten = "127.0.0.1:0"')
+    program.reload = Reload("relay", program.load(), program.load)
+    program.change("127.0.0.1:0", "127.0.0.1:40000")
+    program.reload()
+    assert caplog.messages == ["configuration read again; changed: nothing"]
+    program.change("127.0.0.1:40000", "127.0.0.2:40000")
+    program.reload()
+    assert caplog.messages[-1].endswith("to change: listen")
+
+
+def test_these_options_are_live_and_no_other() -> None:
+    """Each is applied by who makes the `Reload` of its role, which system tests show."""
+    live = {(role, option.name) for role, options in OPTIONS.items() for option in options if option.live}
+    levels = {(role, "log_level") for role in OPTIONS}
+    policies = {("relay", "exit_policy"), ("client", "relay_exit_policy")}
+    assert live == levels | policies | {("auth_server", "closed")}
