@@ -7,7 +7,7 @@ A name that a system resolver would read as a number ("127.1", "0x7f.1") is not 
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from common.errors import Malformed
 
@@ -19,6 +19,16 @@ IpAddress = IPv4Address | IPv6Address
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _NUMERIC = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _PORT = re.compile(r"[0-9]{1,5}")
+_PRIVATE = tuple(
+    ip_network(text)
+    for text in (
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # carrier NAT, from which overlay VPNs number their hosts
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "fc00::/7",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +110,24 @@ def unmap(ip: IpAddress) -> IpAddress:
     return ip
 
 
+def is_private(ip: IpAddress) -> bool:
+    """Whether people number hosts of their own so: neither loopback nor link-local, where clouds have metadata."""
+    ip = unmap(ip)
+    return any(ip in network for network in _PRIVATE)
+
+
 @lru_cache(maxsize=16_384)  # more than a large network has relays; each is asked for at every path
 def neighbourhood(address: Address) -> str | None:
-    """What two relays of one path must not share: the /16 (IPv6: /32), or the name; None on loopback."""
+    """What two relays of one path must not share: the /16 (IPv6: /32), or the name; None on loopback.
+
+    Of a private address it is the host: whoever has the range has all of it, and most have one only.
+    """
     ip = address.ip
     if ip is None:
         return address.host
     ip = unmap(ip)
     if ip.is_loopback:
         return None
+    if is_private(ip):
+        return str(ip)
     return ip.packed[:2].hex() if ip.version == 4 else ip.packed[:4].hex()

@@ -1,6 +1,6 @@
 """Choosing the relays of a circuit, by a secure generator.
 
-* No relay twice, no two of one family, and beyond loopback no two of one host or /16 (IPv6: /32).
+* No relay twice, no two of one family, and beyond loopback no two of one host or public /16 (IPv6: /32).
 * The last relay must allow the target's port, when one is given.
 * The last relay is drawn first, uniformly among those allowed, then the others, each uniformly among what is left.
 * With fewer relays than wanted the path is as long as it can be and says so; one hop only when one was asked for.

@@ -4,7 +4,15 @@ from ipaddress import ip_address
 
 import pytest
 
-from common.directory.addresses import Address, ip_of, neighbourhood, parse_address, parse_listen, unmap
+from common.directory.addresses import (
+    Address,
+    ip_of,
+    is_private,
+    neighbourhood,
+    parse_address,
+    parse_listen,
+    unmap,
+)
 from common.errors import Malformed
 
 
@@ -108,3 +116,38 @@ def test_neighbours_share_a_16_a_32_or_a_name_and_loopback_has_none() -> None:
     assert neighbourhood(Address("a.example", 1)) == neighbourhood(Address("a.example", 2))
     assert neighbourhood(Address("127.0.0.1", 1)) is None
     assert neighbourhood(Address("::1", 1)) is None
+
+
+@pytest.mark.parametrize("start", ["10.1.", "100.64.", "172.31.", "192.168.", "::ffff:10.1.", "fd00:1:1::"])
+def test_private_neighbours_share_a_host(start: str) -> None:
+    one, other = (f"{start}1:1", f"{start}1:2") if start.endswith(":") else (f"{start}1.1", f"{start}1.2")
+    assert neighbourhood(Address(one, 1)) == neighbourhood(Address(one, 2)) is not None
+    assert neighbourhood(Address(one, 1)) != neighbourhood(Address(other, 1))
+
+
+def test_a_mapped_private_host_is_the_same_host() -> None:
+    assert neighbourhood(Address("::ffff:10.0.0.1", 1)) == neighbourhood(Address("10.0.0.1", 1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "10.0.0.0", "10.255.255.255", "100.64.0.0", "100.127.255.255", "172.16.0.0", "172.31.255.255", "192.168.0.0",
+        "192.168.255.255", "::ffff:10.0.0.1", "fc00::", "fdff:ffff::1",
+    ],
+)  # fmt: skip
+def test_private_addresses(text: str) -> None:
+    assert is_private(ip_address(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "8.8.8.8", "2a00::1", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "172.15.255.255", "172.32.0.0",
+        "0.0.0.0", "::", "127.0.0.1", "::1", "169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "fe80::1%1",
+        "192.0.0.1", "192.0.2.1", "198.18.0.1", "224.0.0.1", "239.0.0.1", "255.255.255.255", "ff02::1", "fec0::1",
+        "2001:db8::1", "64:ff9b::10.0.0.1", "2002:a00:1::1",
+    ],
+)  # fmt: skip
+def test_neither_public_nor_loopback_link_local_or_reserved_addresses_are_private(text: str) -> None:
+    assert not is_private(ip_address(text))

@@ -58,6 +58,16 @@ def test_no_two_relays_of_one_neighbourhood_beyond_loopback(form: str) -> None:
     assert len(choose_path(relays, 5).relays) == 3
 
 
+@pytest.mark.parametrize("form", ["192.168.7.{}", "fd00:1:1::{}"])
+def test_a_path_of_private_hosts_uses_each_once_whatever_their_range(form: str) -> None:
+    relays = [
+        unsigned_entry(number, address=Address(form.format(number % 3), 1_000 + number)) for number in range(9)
+    ]
+    for _ in range(50):
+        assert len({entry.descriptor.address.host for entry in choose_path(relays, 3).relays}) == 3
+    assert len(choose_path(relays, 5).relays) == 3
+
+
 def test_the_last_relay_allows_the_port() -> None:
     relays = [unsigned_entry(number, exit_policy="accept *:443" if number == 4 else "none") for number in range(8)]
     for _ in range(20):
