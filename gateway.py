@@ -26,6 +26,7 @@ def run() -> int:
         identity.key,
         network=config.network,
         state_dir=config.state,
+        allow_private=config.allow_private,
     )
     reload = Reload("gateway", config, lambda: load("gateway", sys.argv[1:]))
     with lifecycle.Signals(reload) as signals, ExitStack() as stack:

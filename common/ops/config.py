@@ -46,6 +46,7 @@ class GatewayConfig:
     network: str
     log_level: str
     http: Address | None
+    allow_private: bool
 
 
 @dataclass(frozen=True, slots=True)

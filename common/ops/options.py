@@ -310,6 +310,10 @@ def _log_level(default: str) -> Option:
 _NETWORK_HELP = "name of the network that is joined, or a file network.toml that says its name and gateways"
 _NETWORK = Option("network", "private", _parse_network, "NAME|FILE", _NETWORK_HELP)
 _HTTP_HELP = "address of the status page, as 127.0.0.1:9080; others see it only if not on loopback; empty: none"
+_ALLOW_PRIVATE = (
+    "list relays on private addresses too, as 10.0.0.1, for a network of your own hosts: "
+    "whoever can reach this gateway can then make it dial any port of its private network"
+)
 _GATEWAYS = Option("gateways", [], parse_gateways, "H:P", "the gateways believed, by majority", required=True)
 
 # What a choice of relays costs is said where it is made.
@@ -340,6 +344,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _NETWORK,
         _log_level("info"),
         Option("http", "", _parse_http, "H:P", _HTTP_HELP),
+        Option("allow_private", False, parse_switch, "", _ALLOW_PRIVATE, switch=True),
     ),
     "relay": (
         Option("listen", "127.0.0.1:9001", parse_listen, "H:P", "address to listen on; port 0 takes any free one"),

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.directory.addresses import Address, IpAddress, unmap
+from common.directory.addresses import Address, IpAddress, is_private, unmap
 from common.directory.document import MAX_RELAYS
 from common.directory.exit_policy import is_special
 from common.directory.heartbeats import Heartbeats
@@ -64,7 +64,8 @@ class Gateway:
     """Inert until `start`; `stop` ends it. `key` is the private key of the PEM files and signs the documents.
 
     A relay must advertise a public address that the gateway can dial; a gateway that listens on loopback only
-    takes loopback addresses too, and one with `allow_private` any. `addresses` are those really listened on.
+    takes loopback addresses too, and one with `allow_private` private ones. `addresses` are those really listened
+    on.
     """
 
     def __init__(
@@ -183,7 +184,9 @@ class Gateway:
         return check.session in self._connections.peers
 
     def _may_advertise(self, ip: IpAddress) -> bool:
-        return self._allow_private or not is_special(ip) or (self._loopback_only and _is_loopback(ip))
+        if not is_special(ip):
+            return True
+        return (self._allow_private and is_private(ip)) or (self._loopback_only and _is_loopback(ip))
 
     # ---- the gateway's thread ----
 

@@ -178,7 +178,10 @@ class Dialler:
             if not hosts:
                 self._report(dial.check, _unknown(address))
                 continue
-            dial.failure = f"{address} is not an address that others can dial: advertise a public one"
+            dial.failure = (
+                f"{address} is not an address that others can dial: advertise a public one, "
+                "or a private one to a gateway with allow_private"
+            )
             for host in hosts[:MAX_LOOKED_UP]:
                 ip = Address(host, address.port).ip
                 if ip is not None and self._may_advertise(ip):

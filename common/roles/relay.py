@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from common.circuit.actions import ExtendTo
 from common.circuit.hop import Hop
 from common.crypto.handshake import answer
-from common.directory.addresses import Address
+from common.directory.addresses import Address, IpAddress, is_private, unmap
 from common.directory.exit_policy import ExitPolicy, is_special
 from common.errors import AuthenticationFailed, Closed, DestroyReason, TooLarge
 from common.net.deadline import Deadline
@@ -170,20 +170,19 @@ class Relay:
     def _dialable(self, host: str, port: int) -> tuple[str, int]:
         """A numeric address to dial; raises `Closed`.
 
-        A relay on a public address dials no private one: clients must not probe its network by EXTEND.
+        Clients must not probe its network by EXTEND. So a private address is dialled by a relay that is on one
+        itself, or on loopback; loopback by one that is there; what is special otherwise by none.
         """
-        found = _numeric_hosts(host, port)
+        found = _ips(host, port)
         if not found:
             raise Closed("the next relay's name is not known", DestroyReason.UNREACHABLE)
-        may_be_private = self._is_private()
-        for numeric in found:
-            if may_be_private or not _is_special(numeric):
-                return numeric, port
-        raise Closed("the next relay's address is private", DestroyReason.UNREACHABLE)
-
-    def _is_private(self) -> bool:
-        """Whether others dial this relay at a private address, or at a name that has one now."""
-        return any(map(_is_special, _numeric_hosts(self.address.host, self.address.port)))
+        own = _ips(self.address.host, self.address.port)
+        on_loopback = any(unmap(ip).is_loopback for ip in own)
+        on_private = on_loopback or any(map(is_private, own))
+        for ip in found:
+            if not is_special(ip) or (on_private and is_private(ip)) or (on_loopback and unmap(ip).is_loopback):
+                return str(ip), port
+        raise Closed("this relay dials no such address", DestroyReason.UNREACHABLE)
 
     def _extend_by(self, circuit: RelayCircuit, link: Link, create: bytes) -> None:
         try:
@@ -194,13 +193,10 @@ class Relay:
             circuit.end(DestroyReason.LIMIT)
 
 
-def _numeric_hosts(host: str, port: int) -> list[str]:
-    """The IP addresses of a host, an IPv6 zone included; none when its name is not known."""
+def _ips(host: str, port: int) -> list[IpAddress]:
+    """The addresses of a host; none when its name is not known."""
     try:
-        return [str(target[0]) for *_, target in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return []
-
-
-def _is_special(numeric: str) -> bool:
-    return is_special(ip_address(numeric.partition("%")[0]))
+    return [ip_address(str(target[0])) for *_, target in found]

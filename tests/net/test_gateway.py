@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -341,14 +342,52 @@ def test_nobody_unregisters_another_s_relay(gateway: Gateway, listed: Registerin
     assert_still_listed(gateway, listed)
 
 
-def test_a_gateway_beyond_loopback_lists_no_private_address_unless_told(tmp_path: Path) -> None:
-    anywhere = Address("0.0.0.0", 0)
+ANYWHERE = Address("0.0.0.0", 0)
+
+
+@pytest.mark.parametrize("allow_private", [False, True])
+def test_a_gateway_beyond_loopback_lists_no_loopback_address(tmp_path: Path, allow_private: bool) -> None:
+    with running(tmp_path / "gateway", ANYWHERE, allow_private=allow_private) as gateway:
+        here = Address("127.0.0.1", gateway.address.port)
+        with registered(tmp_path / "keys", "relay", here, gateway.identity) as relay:
+            assert "advertise a public one" in relay.wait_for(RegistrationState.REFUSED)
+
+
+def test_a_gateway_lists_a_private_address_only_when_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loopback stands for the private address, which this machine may not have."""
+    monkeypatch.setattr(gateway_module, "is_private", lambda ip: ip.is_loopback)
     for allow, state in ((False, RegistrationState.REFUSED), (True, RegistrationState.LISTED)):
-        with running(tmp_path / "gateway", anywhere, allow_private=allow) as gateway:
+        with running(tmp_path / "gateway", ANYWHERE, allow_private=allow) as gateway:
             here = Address("127.0.0.1", gateway.address.port)
             with registered(tmp_path / "keys", "relay", here, gateway.identity) as relay:
                 text = relay.wait_for(state)
-                assert allow or "advertise a public one" in text
+                assert allow or "a private one to a gateway with allow_private" in text
+
+
+@pytest.mark.parametrize(
+    ("listen", "allow_private", "expected"),
+    [
+        (ANYWHERE, False, "public"),
+        (LOOPBACK, False, "public loopback"),
+        (ANYWHERE, True, "public private"),
+        (LOOPBACK, True, "public private loopback"),
+    ],
+)
+def test_no_gateway_dials_metadata_or_what_is_nobody_s_address(
+    tmp_path: Path, listen: Address, allow_private: bool, expected: str
+) -> None:
+    kinds = {
+        "public": ["8.8.8.8", "2a00:1::1", "::ffff:8.8.8.8"],
+        "private": ["10.0.0.1", "100.64.0.1", "172.31.0.1", "192.168.0.1", "::ffff:10.0.0.1", "fd00::1"],
+        "loopback": ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"],
+        "nobody's": ["0.0.0.0", "::", "224.0.0.1", "255.255.255.255", "ff02::1", "192.0.2.1", "198.18.0.1"],
+        "metadata": ["169.254.169.254", "169.254.0.1", "::ffff:169.254.169.254", "fe80::1", "fe80::1%1"],
+    }
+    with running(tmp_path, listen, allow_private=allow_private) as gateway:
+        dialled = [kind for kind, texts in kinds.items() for text in texts if gateway._may_advertise(ip_address(text))]
+    assert dialled == [kind for kind in expected.split() for _ in kinds[kind]]
 
 
 # ---- gateways that are not what they should be ----

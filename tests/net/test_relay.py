@@ -5,17 +5,23 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from common.circuit.actions import Answered, Opened, StreamEnded
 from common.circuit.origin import Origin, PathHop
 from common.crypto.handshake import Create, Suite
+from common.directory.addresses import Address
+from common.directory.exit_policy import ExitPolicy
 from common.errors import AuthenticationFailed, Closed, DestroyReason, EndReason
-from common.ops.keystore import load_or_create_onion_keys
+from common.net.deadline import Deadline
+from common.ops.keystore import load_or_create_identity, load_or_create_onion_keys
 from common.roles import links as links_module
 from common.roles import relay as relay_module
 from common.roles.client import Client
+from common.roles.relay import Relay, RelayIdentity
 from common.wire.cells import SHORT_CELL, Cell, Command, decode_destroy, encode_cell, encode_destroy
 from common.wire.framing import CellReader
 from tests.net.in_process import (
@@ -369,6 +375,103 @@ def test_extend_to_another_identity_than_answers_ends_the_circuit(
     circuit_id, origin = raw.build(hop(victim), impostor)
     raw.flush(circuit_id, origin)
     assert raw.destroyed(circuit_id) is DestroyReason.UNREACHABLE
+
+
+@contextmanager
+def relay_at(folder: Path, host: str) -> Iterator[Relay]:
+    """A relay that others dial at `host`; nobody does."""
+    identity = load_or_create_identity(folder)
+    relay = Relay(
+        RelayIdentity(identity.public, identity.certificate, identity.key),
+        dict,
+        Address("127.0.0.1", 0),
+        ExitPolicy.parse("none"),
+        advertise=Address(host, 9_001),
+    )
+    relay.start()
+    try:
+        yield relay
+    finally:
+        relay.stop(Deadline(PATIENCE))
+
+
+def dialled(relay: Relay, *hosts: str) -> list[str]:
+    """Those of `hosts` that a client can make the relay dial."""
+    found = []
+    for host in hosts:
+        try:
+            found.append(relay._dialable(host, 9_001)[0])
+        except Closed:
+            pass
+    return found
+
+
+ON_PUBLIC = ["8.8.8.8", "2a00:1::1"]
+ON_PRIVATE = ["10.0.0.1", "100.64.0.1", "172.16.0.1", "192.168.0.1", "fd00::1"]
+ON_LOOPBACK = ["127.0.0.1", "127.9.9.9", "::1"]
+NOBODYS = ["0.0.0.0", "::", "169.254.169.254", "fe80::1", "192.0.2.1", "224.0.0.1", "ff02::1", "255.255.255.255"]
+EVERYWHERE = [*ON_PUBLIC, *ON_PRIVATE, *ON_LOOPBACK, *NOBODYS]
+
+
+@pytest.mark.parametrize("own", ON_PUBLIC)
+def test_a_relay_on_a_public_address_dials_no_private_next_hop(tmp_path: Path, own: str) -> None:
+    with relay_at(tmp_path, own) as relay:
+        assert dialled(relay, *EVERYWHERE) == ON_PUBLIC
+
+
+@pytest.mark.parametrize("own", ON_PRIVATE)
+def test_a_relay_on_a_private_address_dials_private_next_hops_and_not_its_own_host(
+    tmp_path: Path, own: str
+) -> None:
+    with relay_at(tmp_path, own) as relay:
+        assert dialled(relay, *EVERYWHERE) == ON_PUBLIC + ON_PRIVATE
+
+
+def test_a_relay_on_loopback_dials_loopback_and_no_address_that_is_nobody_s(tmp_path: Path) -> None:
+    with relay_at(tmp_path, "127.0.0.1") as relay:
+        assert dialled(relay, *EVERYWHERE) == ON_PUBLIC + ON_PRIVATE + ON_LOOPBACK
+
+
+def test_mapped_addresses_are_judged_as_what_is_in_them(tmp_path: Path) -> None:
+    mapped = [f"::ffff:{host}" for host in ("127.0.0.1", "10.0.0.1", "169.254.169.254")]
+    for own, count in (("8.8.8.8", 0), ("10.0.0.2", 1), ("::ffff:10.0.0.2", 1), ("::ffff:127.0.0.1", 2)):
+        with relay_at(tmp_path, own) as relay:
+            assert len(dialled(relay, *mapped)) == count
+
+
+def test_names_are_judged_by_the_addresses_they_lead_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {
+        "public.test": ["8.8.8.8"],
+        "private.test": ["10.0.0.1"],
+        "metadata.test": ["169.254.169.254", "127.0.0.1"],
+        "both.test": ["127.0.0.1", "10.0.0.2", "8.8.4.4"],
+        "unknown.test": [],
+    }
+
+    def look_up(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        if not names[host]:
+            raise socket.gaierror
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in names[host]]
+
+    for own, expected in (
+        ("public.test", ["8.8.8.8", "8.8.4.4"]),
+        ("private.test", ["8.8.8.8", "10.0.0.1", "10.0.0.2"]),
+        ("unknown.test", ["8.8.8.8", "8.8.4.4"]),
+    ):
+        with relay_at(tmp_path, own) as relay, monkeypatch.context() as patch:
+            patch.setattr(socket, "getaddrinfo", look_up)
+            assert dialled(relay, *names) == expected
+
+
+def test_clients_do_not_probe_a_public_relay_s_own_host_by_extend(
+    raw: RawClient, victim: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Target(silent) as own, monkeypatch.context() as patch:
+        circuit_id, origin = raw.build(hop(victim), PathHop(os.urandom(32), os.urandom(32), own.host, own.port))
+        patch.setattr(victim.relay.relay, "address", Address("8.8.8.8", 9_001))
+        raw.flush(circuit_id, origin)
+        assert raw.destroyed(circuit_id) is DestroyReason.UNREACHABLE
+        assert not own.accepted
 
 
 def test_a_circuit_that_is_destroyed_while_its_extension_is_dialled_leaves_nothing(

@@ -50,6 +50,7 @@ def test_defaults() -> None:
         Path("gateway-state"),
         "info",
     )
+    assert not gateway.allow_private
     relay = load("relay", RELAY, {})
     assert relay.advertise is None
     assert relay.exit_policy == "default"
