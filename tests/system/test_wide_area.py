@@ -4,7 +4,6 @@ What is compared was measured in the same run, and differs by more than any mach
 window, 8 MiB of a circuit, 6.7 seconds of this link, would stand in front of it.
 """
 
-import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from common.net.deadline import Deadline
 from common.net.link import Link
 from common.wire.cells import MAX_BODY, Command
 from tests.net.links import PATIENCE, Recorder, end, node, start
-from tests.wide_area.hosts import WideArea, listening, missing
+from tests.wide_area.hosts import WideArea, listening
 from tests.wide_area.load import Bulk, echoes
 from tests.wide_area.programs import WidePrograms
 from tests.wide_area.target import Target
@@ -32,13 +31,8 @@ TRANSFERS = 16  # each may have 512 KiB on its way
 
 
 @pytest.fixture(scope="module")
-def area() -> Iterator[WideArea]:
+def area(needs_wide_area: None) -> Iterator[WideArea]:
     """Five hosts, 10 ms from each other."""
-    lack = missing()
-    if lack and os.environ.get("CI") == "true" and not os.geteuid():
-        pytest.fail(lack)
-    if lack:
-        pytest.skip(lack)
     with WideArea(5, delay=10, rate=200) as area:
         area.set(2, rate=SLOW)
         yield area

@@ -1,7 +1,7 @@
 """Hosts in network namespaces of their own, joined by the forwarder. All is gone when the `with` ends, or we do.
 
-Addresses look public and differ in their first 16 bits, or relays there would not be listed and not share a path.
-Nothing leads out of the namespaces.
+Addresses look public and differ in their first 16 bits, or most gateways would not list relays there, and no path would
+have two. Nothing leads out of the namespaces.
 """
 
 import fcntl
@@ -44,8 +44,8 @@ def missing() -> str:
 class Host:
     """One namespace."""
 
-    def __init__(self, number: int, mtu: int, tcp: str) -> None:
-        self.address = f"11.{number}.0.1"
+    def __init__(self, address: str, mtu: int, tcp: str) -> None:
+        self.address = address
         self._holder = subprocess.Popen(
             ["unshare", "--net", "sh", "-c", _HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -80,6 +80,8 @@ class WideArea:
     `tcp`: the hosts' congestion control, one of `net.ipv4.tcp_allowed_congestion_control`; "" is the machine's own.
     """
 
+    ADDRESSES = "11.{}.0.1"  # with each host's number; in one /8
+
     def __init__(self, hosts: int, mtu: int = 1_500, tcp: str = "", **settings: float) -> None:
         self.hosts: dict[int, Host] = {}
         self._count = hosts
@@ -90,7 +92,7 @@ class WideArea:
     def __enter__(self) -> Self:
         try:
             for number in range(1, self._count + 1):
-                self.hosts[number] = Host(number, self._mtu, self._tcp)
+                self.hosts[number] = Host(self.ADDRESSES.format(number), self._mtu, self._tcp)
             words = [f"{number}:{host.device}:{host.address}" for number, host in self.hosts.items()]
             self._forwarder = subprocess.Popen(
                 [sys.executable, "-m", "tests.wide_area.forwarder", *words],

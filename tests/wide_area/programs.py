@@ -28,10 +28,15 @@ class WidePrograms:
     RELAYS = (1, 2, 3)
     CLIENT, TARGET = 4, 5
 
-    def __init__(self, area: WideArea, folder: Path, suite: str) -> None:
+    def __init__(
+        self, area: WideArea, folder: Path, suite: str, exit_policy: str = "accept *:*", gateway: Sequence[str] = ()
+    ) -> None:
+        """`gateway`: more options of it."""
         self._area = area
         self._folder = folder
         self._suite = suite
+        self._exit_policy = exit_policy
+        self._gateway = gateway
         self._running: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -60,11 +65,11 @@ class WidePrograms:
     def _start_all(self) -> None:
         deadline = monotonic() + START_TIME
         hosts = self._area.hosts
-        self._start(1, "gateway", "gateway.py", "--listen", f"{hosts[1].address}:{_GATEWAY}")
+        self._start(1, "gateway", "gateway.py", "--listen", f"{hosts[1].address}:{_GATEWAY}", *self._gateway)
         ready = json.loads(self._wait("gateway/ready", deadline))
         gateway = ["--gateway", ready["address"], "--gateway-key", ready["identity"]]
         for number in self.RELAYS:
-            options = ["--listen", f"{hosts[number].address}:{_RELAY}", "--exit-policy", "accept *:*"]
+            options = ["--listen", f"{hosts[number].address}:{_RELAY}", "--exit-policy", self._exit_policy]
             self._start(number, f"relay{number}", "relay.py", "--nickname", f"relay{number}", *options, *gateway)
         log = self._folder / "gateway.log"
         while log.read_text().count("is listed") < len(self.RELAYS):
