@@ -121,9 +121,13 @@ def serving_relay(config: ClientConfig) -> "Iterator[ListedRelay | None]":
     if not config.relay:
         yield None
         return
-    from common.ops.keystore import load_or_create_identity  # noqa: PLC0415  most clients are no relay
+    from common.ops.keystore import (  # noqa: PLC0415  most clients are no relay
+        load_or_create_family_key,
+        load_or_create_identity,
+    )
     from common.roles.listed_relay import ListedRelay  # noqa: PLC0415  nor this
 
+    family = config.relay_family_key
     keys = config.state / "relay"
     identity = load_or_create_identity(keys)
     relay = ListedRelay(
@@ -135,6 +139,7 @@ def serving_relay(config: ClientConfig) -> "Iterator[ListedRelay | None]":
         network=config.network,
         nickname=config.relay_nickname,
         exit_policy=config.relay_exit_policy,
+        family_key=load_or_create_family_key(family) if family else None,
     )
     try:
         relay.start()

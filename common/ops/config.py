@@ -33,7 +33,7 @@ PREFIX = "TOR_NETWORK_"
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 COMMAND_LINE = "command line"
 DEFAULT = "default"
-_PATHS = ("state", "family_key", "database")  # relative to the file they stand in
+_PATHS = ("state", "family_key", "relay_family_key", "database")  # relative to the file they stand in
 _UNSPECIFIED = ("0.0.0.0", "::")
 
 
@@ -98,6 +98,7 @@ class ClientConfig:
     relay_advertise: Address | None
     relay_nickname: str
     relay_exit_policy: str
+    relay_family_key: Path | None
     browser: str
     login: LoginServer | None
     github_api: str

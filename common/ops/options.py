@@ -330,6 +330,7 @@ _EXIT = (
     "it sees all your targets in one place, and few others share it with you"
 )
 _LOGIN = "the login server that server asks; without its key that is remembered at first use [network.toml's]"
+_FAMILY_KEY = "key that your relays share, so that no path uses two"
 _ADVERTISE = "address that others dial; empty: the one listened on"
 _OTHERS = "where others' streams may go from here"
 
@@ -355,7 +356,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("exit_policy", "default", parse_policy, "RULES", "where streams may go from here", live=True),
         _NETWORK,
         _log_level("info"),
-        Option("family_key", "", _parse_file, "FILE", "key that your relays share, so that no path uses two"),
+        Option("family_key", "", _parse_file, "FILE", _FAMILY_KEY),
         Option(
             "workers", 1, parse_workers, "N", f"processes that share the port, 1 to {MOST_WORKERS}: one per core"
         ),
@@ -419,6 +420,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("relay_advertise", "", _parse_advertise, "H:P", _ADVERTISE),
         Option("relay_nickname", "", _parse_nickname, "NAME", "name of the relay in the network"),
         Option("relay_exit_policy", "none", parse_policy, "RULES", _OTHERS, live=True),
+        Option("relay_family_key", "", _parse_file, "FILE", _FAMILY_KEY),
         Option("browser", "auto", _parse_browser, "NAME", "browser that web uses: auto, none, a name or a path"),
         Option("login", "", parse_login, "H:P[=HEX]", _LOGIN),
         Option("github_api", "https://api.github.com", parse_api, "URL", "where git asks"),

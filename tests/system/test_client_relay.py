@@ -4,26 +4,33 @@ from pathlib import Path
 
 import pytest
 
+from common.directory.descriptor import Descriptor
+from common.directory.family import family_proof
+from common.ops.keystore import load_or_create_family_key
 from tests.system.network import Network, ProxyProcess, run_script, wait_until
 from tests.system.targets import WebTarget
 
 pytestmark = pytest.mark.system
 
 
-def _address(network: Network, nickname: str) -> str:
+def _descriptor(network: Network, nickname: str) -> Descriptor | None:
     relays = network.entries()
-    return next((str(each.descriptor.address) for each in relays if each.descriptor.nickname == nickname), "")
+    return next((each.descriptor for each in relays if each.descriptor.nickname == nickname), None)
 
 
 def test_a_client_is_used_while_it_serves_as_a_relay(tmp_path: Path) -> None:
     with WebTarget() as web, Network(tmp_path, relays=4) as network:
         options = [*network.gateway_options, "--socks-listen", "127.0.0.1:0", "relay", "--nickname", "own"]
-        options += ["--listen", "127.0.0.1:0", "--exit-policy", "local"]
+        options += ["--listen", "127.0.0.1:0", "--exit-policy", "local", "--family-key", str(tmp_path / "family.pem")]
         own = ProxyProcess("own", network.folder, "client_tor.py", *options)
         network._processes.append(own)
         own.wait_ready()
-        wait_until(lambda: _address(network, "own"))
-        address = _address(network, "own")
+        wait_until(lambda: _descriptor(network, "own"))
+        descriptor = _descriptor(network, "own")
+        assert descriptor is not None
+        address = str(descriptor.address)
+        family, _ = family_proof(load_or_create_family_key(tmp_path / "family.pem"), "", descriptor.identity)
+        assert descriptor.family == family
         other = network.proxy("--exit", "own", "--hops", "3")
         for number in range(10):
             user = ("--proxy-user", f"{number}:x")

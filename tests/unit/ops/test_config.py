@@ -371,6 +371,14 @@ def test_the_family_key_of_a_file_is_relative_to_it(tmp_path: Path) -> None:
     assert load("relay", ["--config", str(path), "--family-key", ""], {}).family_key is None
 
 
+def test_a_client_s_relay_has_a_family_key_like_any_relay(tmp_path: Path) -> None:
+    path = toml(tmp_path, 'relay_family_key = "family.pem"', "client.toml")
+    assert load("client", ["--config", path, *GATEWAY], {}).relay_family_key == tmp_path / "family.pem"
+    assert load("client", GATEWAY, {}).relay_family_key is None
+    config, _ = load_client([*GATEWAY, "relay", "--nickname", "r", "--family-key", "f.pem"], {})
+    assert config.relay_family_key == Path("f.pem")
+
+
 # ---- the proxy port
 
 
