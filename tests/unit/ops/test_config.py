@@ -43,6 +43,14 @@ def test_shipped_examples_hold_every_option_at_its_default(role: str) -> None:
     assert tomllib.loads("\n".join(settings)) == {option.name: option.default for option in OPTIONS[role]}
 
 
+@pytest.mark.parametrize("role", ["gateway", "relay", "auth_server", "client"])
+def test_the_operations_page_has_every_option(role: str) -> None:
+    text = (PROJECT / "docs" / "operations.md").read_text()
+    table = text.split(f"\n**{role}**\n\n", 1)[1].split("\n\n")[0]
+    named = [line.split("`")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(named) == sorted(option.name for option in OPTIONS[role])
+
+
 def test_defaults() -> None:
     gateway = load("gateway", [], {})
     assert (gateway.listen, gateway.state, gateway.log_level) == (
