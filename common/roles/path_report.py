@@ -147,7 +147,7 @@ def draw(console: Console, report: PathReport) -> None:
     console.print("[bold]you[/]  have a key with every hop; you make and open all layers", highlight=False)
     for at, hop in enumerate(report.hops):
         console.print(_link(at, out, back), highlight=False, soft_wrap=True)
-        name = f"[bold]{escape(hop.nickname)}[/]  {hop.address}"
+        name = f"[bold]{escape(hop.nickname)}[/]  {escape(hop.address)}"
         console.print(name + ("  (exit)" if at == count - 1 else ""), highlight=False)
         around = f"before {hop.before} · after {hop.after}"
         console.print(f" ┊ {escape(around)}", highlight=False, soft_wrap=True)

@@ -137,6 +137,7 @@ def test_json_holds_what_is_drawn(client: Client, web: WebTarget) -> None:
 
 def test_the_drawing_names_all_and_escapes_what_comes_from_outside(client: Client, web: WebTarget) -> None:
     report = replace(trace_request(client, f"{web.url}/values"), outcome="[red]x[/]")
+    report = replace(report, hops=(replace(report.hops[0], address="[fd00::1]:9001"), *report.hops[1:]))
     file = io.StringIO()
     draw(Console(file=file, width=120), report)
     text = file.getvalue()
