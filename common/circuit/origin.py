@@ -54,6 +54,11 @@ class Origin:
         """Whether all hops have proved themselves."""
         return self._handshake is None
 
+    @property
+    def heard(self) -> int:
+        """How many cells have come from the relays, once there is one."""
+        return self._stack.opened
+
     def created(self, body: Bytes) -> list[Action]:
         """The first hop's CREATED; raises `ProtocolError`."""
         if len(self._stack):

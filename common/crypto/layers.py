@@ -59,6 +59,8 @@ class Sealer(Protocol):
 class Opener(Protocol):
     """Opens the layers of one direction, in the order they were sealed."""
 
+    opened: int  # how many so far, and so the counter that the next must have
+
     def open(self, layers: Sequence[Bytes]) -> tuple[list[Kind], list[Bytes]]:
         """Their kinds, and what is inside of them; raises `AuthenticationFailed` if one is wrong.
 
@@ -113,7 +115,7 @@ class FernetOpener:
         self._hmac = HMAC(key[:16], SHA256())
         # One CBC context for all tokens: feeding the IV as a block first makes it the chain's value.
         self._cbc = Cipher(AES(key[16:]), CBC(bytes(_BLOCK))).decryptor()
-        self._counter = 0
+        self.opened = 0
 
     def open(self, layers: Sequence[Bytes]) -> tuple[list[Kind], list[Bytes]]:
         """See `Opener`."""
@@ -138,9 +140,9 @@ class FernetOpener:
         if body_end < _BLOCK + _PLAIN_HEAD.size:
             raise AuthenticationFailed("layer")
         counter, kind, zero = _PLAIN_HEAD.unpack_from(plain, _BLOCK)
-        if counter != self._counter or kind >= len(_KINDS) or zero:
+        if counter != self.opened or kind >= len(_KINDS) or zero:
             raise AuthenticationFailed("layer")
-        self._counter += 1
+        self.opened += 1
         return _KINDS[kind], memoryview(plain)[_BLOCK + _PLAIN_HEAD.size : body_end]
 
 
@@ -185,11 +187,11 @@ class AesGcmOpener:
 
     def __init__(self, key: bytes) -> None:
         self._aead = AESGCM(key[:16])
-        self._counter = 0
+        self.opened = 0
 
     def open(self, layers: Sequence[Bytes]) -> tuple[list[Kind], list[Bytes]]:
         """See `Opener`."""
-        decrypt, counter = self._aead.decrypt, self._counter
+        decrypt, counter = self._aead.decrypt, self.opened
         kinds: list[Kind] = []
         bodies: list[Bytes] = []
         try:
@@ -202,7 +204,7 @@ class AesGcmOpener:
             raise AuthenticationFailed("layer") from None
         if counter > _LAST_COUNTER + 1:
             raise AuthenticationFailed("layer")
-        self._counter = counter
+        self.opened = counter
         return kinds, bodies
 
 

@@ -24,6 +24,11 @@ class LayerStack:
     def __len__(self) -> int:
         return len(self._forward)
 
+    @property
+    def opened(self) -> int:
+        """How many cells have come."""
+        return self._backward[0].opened
+
     def add(self, keys: HopKeys) -> None:
         """The next hop's layers; raises `TooLarge` beyond 8 hops."""
         if len(self) == MAX_HOPS:

@@ -30,7 +30,7 @@ class DirectoryClient:
 
     `gateways` are (address, pinned Ed25519 key) pairs. `cache_path` is the file of one gateway's document; with
     several each has its own beside it, named with the first digits of the key. `on_progress(percent, text)` tells
-    of the first list.
+    of the first list; `on_list` is called after each new one, on the thread that got it and with no lock held.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class DirectoryClient:
         *,
         now: Callable[[], float] = time.time,
         on_progress: Progress | None = None,
+        on_list: Callable[[], None] = lambda: None,
     ) -> None:
         if not gateways:
             raise ConfigError("no gateway is configured: give at least one address and key")
@@ -48,6 +49,7 @@ class DirectoryClient:
             raise ConfigError("a gateway's key is configured twice: each gateway has one vote")
         self._now = now
         self._on_progress = on_progress
+        self._on_list = on_list
         self._told = 0  # percent
         self._pace = pace = Pace()
         self._combining = threading.Lock()  # guards `_combined`; taken before `pace.changed`
@@ -206,7 +208,8 @@ class DirectoryClient:
             held = {watch.key: watch.document for watch in self._watches}
             documents = {key: document for key, document in held.items() if document is not None}
             same = documents.keys() == self._combined.keys()
-            if not same or any(documents[key] is not self._combined[key] for key in documents):
+            news = not same or any(documents[key] is not self._combined[key] for key in documents)
+            if news:
                 self._combined = documents
                 try:
                     document = agree(documents, len(self._watches))
@@ -221,6 +224,8 @@ class DirectoryClient:
             self._tell(100, f"{len(document.relays)} relays are listed")
         with self._pace.changed:
             self._pace.changed.notify_all()  # after the news: who waits has some of its own to tell
+        if news:
+            self._on_list()
 
     def _why(self, missing: Sequence[GatewayWatch] | None = None) -> str:
         """Why there is no list: what was reached, and what is needed. `missing` are those without a document."""

@@ -74,7 +74,9 @@ class Client:
         self._wishes = wishes or PathWishes()
         self._started = False
         self._percent = 0
-        self.directory = DirectoryClient(gateways, network, cache, on_progress=self._directory_step)
+        self.directory = DirectoryClient(
+            gateways, network, cache, on_progress=self._directory_step, on_list=self._listed
+        )
         self.pool = CircuitPool(
             self.relays,
             self.directory.refresh_soon,
@@ -288,6 +290,10 @@ class Client:
     def _sweep(self) -> None:
         self.pool.sweep()
         self.links.close_idle()
+
+    def _listed(self) -> None:
+        """A new list came, on a thread of the directory's."""
+        self.pump.call(self.pool.review)
 
     def _directory_step(self, percent: int, text: str) -> None:
         self._step(percent * _DIRECTORY // 101, text)

@@ -10,7 +10,7 @@ from common.circuit.endpoint import MAX_OPEN_STREAMS
 from common.circuit.origin import Origin, PathHop
 from common.crypto.handshake import Suite
 from common.directory.document import RelayEntry
-from common.errors import Closed, DestroyReason, EndReason, Unexpected
+from common.errors import Closed, DestroyReason, EndReason, TooLarge, Unexpected
 from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.plug import Plug
@@ -23,6 +23,8 @@ from common.wire.cells import Bytes, Command
 from common.wire.messages import IPAddress, Sought
 
 MAX_STREAMS = 60_000  # of the 65,535 ids: room for what is asked for while the next circuit is built
+ANSWER_LIMIT = 15.0  # seconds in which a doubted circuit must be heard: a host that was paused answers as it wakes
+_ASKED = "0.0.0.0"  # every relay answers a look-up of an address at once, without looking
 _numbers = itertools.count(1)
 
 
@@ -122,12 +124,14 @@ class ClientCircuit(CircuitEnd):
         self.isolation: Isolation | None = None  # of its streams; None while unused
         self.era: int | None = None  # the same of their era
         self.slow = False  # another circuit answered in its place
+        self.listed = True  # all its relays are, as far as the pool has looked
         self.ended_by: DestroyReason | None = None
         self.on_progress: Callable[[int], None] = lambda _hops: None
         self.on_end: Callable[[ClientCircuit], None] = lambda _circuit: None
         self.retry: Callable[[Wish], None] = lambda wish: wish.fail(EndReason.CIRCUIT_CLOSED)
         self._links = links
         self._questions: dict[int, Question] = {}
+        self._doubted = False  # it was asked whether it lives, and has time to answer
         self._settled = threading.Event()  # built, or ended
         self.circuit_id = links.register(link, self)
 
@@ -154,9 +158,13 @@ class ClientCircuit(CircuitEnd):
 
     @property
     def worn(self) -> bool:
-        """Whether it has nearly used its stream ids, carries as many streams as an exit takes, or was too slow."""
+        """Whether it takes no new streams.
+
+        It has nearly used its stream ids, carries as many as an exit takes, was too slow, or has a relay that is
+        not listed.
+        """
         full = self.endpoint.used_streams >= MAX_STREAMS or self.endpoint.open_streams >= MAX_OPEN_STREAMS
-        return full or self.slow
+        return full or self.slow or not self.listed
 
     @property
     def carries_streams(self) -> bool:
@@ -197,6 +205,30 @@ class ClientCircuit(CircuitEnd):
             self.retry(opening)
         else:
             opening.fail(reason)
+
+    def doubt(self) -> None:
+        """A relay of it is not listed: that may have frozen, which closes nothing, or only have left the list.
+
+        So the exit is asked something. The circuit ends if nothing at all comes in time, and the relay is still
+        missing.
+        """
+        with self.lock:
+            if self.closed or self._doubted:
+                return
+            try:
+                self.endpoint.resolve(_ASKED, monotonic())
+            except TooLarge:
+                return  # no stream id is left to ask with
+            self._doubted = True
+            heard = self.origin.heard
+        TURN.settle(self)
+        self.pump.call_later(ANSWER_LIMIT, lambda: self._judge(heard))
+
+    def _judge(self, heard: int) -> None:
+        """Its time to answer is over; `heard` is what was heard before."""
+        self._doubted = False
+        if self.origin.heard == heard and not self.listed:
+            self.end(DestroyReason.TIMEOUT)
 
     def end(self, reason: DestroyReason = DestroyReason.FINISHED) -> None:
         """Ends the circuit; its streams break."""
@@ -268,7 +300,7 @@ class ClientCircuit(CircuitEnd):
             case Answered(stream_id, reason, addresses, name):
                 question = self._questions.get(stream_id)
                 if question is None:
-                    return  # the circuit has ended meanwhile, and it is asked elsewhere
+                    return  # it was `doubt`'s; or the circuit has ended meanwhile, and it is asked elsewhere
                 if addresses if question.sought is Sought.NAME else name:
                     raise Unexpected("the answer to another question")
                 if self._questions.pop(stream_id, None) is not None:

@@ -1,4 +1,5 @@
-"""The client's circuits: some built ahead, each used by one isolation key, replaced when they die or age.
+"""The client's circuits: some built ahead, each used by one isolation key, replaced when they die, age or lose
+a relay.
 
 A wish that finds no circuit waits here while one is built. Building needs waiting, so each circuit is built on a
 short-lived thread. Circuits begin with an entry guard; any other relay that did not answer is avoided for a while
@@ -64,6 +65,7 @@ class CircuitPool:
     ) -> None:
         self.guards = guards or GuardKeeper()
         self._chooser = PathChooser(relays, wishes, self.guards)
+        self._relays = relays
         self._refresh = refresh
         self._links = links
         self._pump = pump
@@ -166,6 +168,28 @@ class CircuitPool:
 
         self._retire(old)
         self._build_missing()
+        self.review()  # what was built by an older list; and those in doubt are asked again
+
+    def review(self) -> None:
+        """Looks whether the relays of all circuits are listed; called on the pump's thread for each new list.
+
+        A circuit with one that is not takes no more streams until it is. When no stream is open on it, it ends,
+        and what waits for an answer goes elsewhere; else it is asked whether it lives.
+        """
+        listed = {entry.descriptor.identity for entry in self._relays()}
+        if not listed:
+            return  # there is no list now: that says nothing of relays
+        with self._changed:
+            circuits = [*self._circuits, *self._retired]
+            for circuit in circuits:
+                circuit.listed = all(entry.descriptor.identity in listed for entry in circuit.path)
+        for circuit in circuits:
+            if circuit.listed:
+                continue
+            if circuit.carries_streams:
+                circuit.doubt()
+            else:
+                circuit.end()
 
     @property
     def circuits(self) -> list[ClientCircuit]:

@@ -104,6 +104,20 @@ def wait_for_names(client: DirectoryClient, wanted: set[str]) -> None:
         time.sleep(0.02)
 
 
+def test_each_new_list_is_told_once(tmp_path: Path) -> None:
+    told: list[DirectoryDocument | None] = []
+    with gateway_at(tmp_path / "gateway") as pin:
+        client = DirectoryClient([pin], NETWORK, on_list=lambda: told.append(client.document))
+        for _ in range(3):
+            client.fetch(Deadline(PATIENCE))
+        assert told == [client.document]
+        with relay_of(tmp_path / "relay", pin):
+            while names(client.fetch(Deadline(PATIENCE))) != {"relay"}:
+                pass
+            assert told[-1] is client.document
+            assert len({document.serial for document in told if document is not None}) == len(told)
+
+
 def test_a_gateway_down_from_the_start_and_coming_later_lists_the_relay(tmp_path: Path, away: Pin) -> None:
     with contextlib.ExitStack() as stack:
         pins = [stack.enter_context(gateway_at(tmp_path / name)) for name in ("one", "two")]

@@ -6,6 +6,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -15,6 +16,7 @@ from common.circuit import build_timeout
 from common.directory.guards import decode
 from common.errors import ConfigError, DirectoryError, TooLarge
 from common.roles import client as client_module
+from common.roles import client_circuit as client_circuit_module
 from common.roles import pool as pool_module
 from common.roles.client import Client, _Quiet
 from common.roles.client_circuit import ClientCircuit
@@ -22,7 +24,7 @@ from common.roles.pool import PathWishes
 from common.roles.wish import Opening
 from common.wire.cells import Bytes
 from tests.net.in_process import NETWORK, PATIENCE, InProcess, Member, circuit_of, threads, wait_until
-from tests.system.targets import Target, echo
+from tests.system.targets import Target, echo, silent
 
 FEW_SECONDS = 15.0  # a busy machine's
 
@@ -233,6 +235,134 @@ def test_the_time_for_a_circuit_is_learned(network: InProcess) -> None:
         for number in range(20):
             assert answers(client, target, (str(number),))
         assert client.pool.build_limit(3) < at_first
+
+
+# ---- relays that are not listed any more
+
+
+def a_list_comes(client: Client, without: bytes | None = None, *, empty: bool = False) -> None:
+    """As if the gateway had said so now; it says nothing else any more."""
+    directory = client.directory
+    directory.stop()
+    (full,) = directory._combined.values()
+    relays = [entry for entry in full.relays if entry.descriptor.identity != without and not empty]
+    directory._document = replace(full, relays=tuple(relays))
+    directory._on_list()
+    reviewed = threading.Event()
+    client.pump.call(reviewed.set)
+    assert reviewed.wait(PATIENCE)
+
+
+def judged(client: Client, circuit: ClientCircuit) -> None:
+    """Until a circuit that was doubted is doubted no more."""
+    wait_until(lambda: not circuit._doubted)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Circuits in doubt have little time."""
+    monkeypatch.setattr(client_circuit_module, "ANSWER_LIMIT", 0.5)
+
+
+@pytest.mark.parametrize("hop", [0, 1, 2])
+def test_spare_circuits_through_a_relay_that_left_the_list_are_replaced(network: InProcess, hop: int) -> None:
+    with started(network) as client:
+        wait_until(lambda: len(client.pool.circuits) == 2)
+        gone = client.pool.circuits[0].path[hop].descriptor.identity
+        a_list_comes(client, without=gone)
+        wait_until(lambda: len(client.pool.circuits) == 2)
+        assert all(gone not in {entry.descriptor.identity for entry in each.path} for each in client.pool.circuits)
+
+
+def test_a_stream_goes_on_over_a_relay_that_only_left_the_list_and_new_ones_go_elsewhere_until_it_is_back(
+    network: InProcess, soon: None
+) -> None:
+    with started(network) as client, Target(echo) as target:
+        with client.connect(target.host, target.port) as sock:
+            sock.settimeout(PATIENCE)
+            circuit = circuit_of(client)
+            a_list_comes(client, without=circuit.path[1].descriptor.identity)
+            assert circuit._doubted
+            assert answers(client, target)
+            assert circuit.endpoint.used_streams == 2, "this one, and the question"
+            judged(client, circuit)
+            client.pool.sweep()
+            assert circuit._doubted, "as long as it is missing it is asked again"
+            judged(client, circuit)
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+            a_list_comes(client)
+            with client.connect(target.host, target.port):
+                assert len(circuit.attachments) == 2, "it is as good as before"
+
+
+def test_a_stream_that_only_reads_ends_with_an_error_when_its_relay_has_frozen_and_is_not_listed(
+    network: InProcess, soon: None
+) -> None:
+    with started(network) as client, Target(silent) as target:
+        with client.connect(target.host, target.port) as sock:
+            sock.settimeout(PATIENCE)
+            circuit = circuit_of(client)
+            swallow(circuit)
+            a_list_comes(client, without=circuit.path[1].descriptor.identity)
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+        assert circuit.closed
+        wait_until(lambda: len(client.pool.circuits) == 2)
+
+
+def test_a_retired_circuit_that_has_frozen_ends_too(network: InProcess, soon: None) -> None:
+    with started(network) as client, Target(silent) as target:
+        with client.connect(target.host, target.port) as sock:
+            sock.settimeout(PATIENCE)
+            circuit = circuit_of(client)
+            swallow(circuit)
+            client.new_identity()
+            a_list_comes(client, without=circuit.path[2].descriptor.identity)
+            with pytest.raises(ConnectionResetError):
+                sock.recv(1)
+
+
+def test_a_frozen_circuit_whose_relay_is_listed_again_in_time_is_not_ended(network: InProcess, soon: None) -> None:
+    with started(network) as client, Target(silent) as target, client.connect(target.host, target.port):
+        circuit = circuit_of(client)
+        swallow(circuit)
+        a_list_comes(client, without=circuit.path[1].descriptor.identity)
+        a_list_comes(client)
+        judged(client, circuit)
+        assert not circuit.closed
+
+
+def test_a_list_without_any_relay_harms_no_circuit(network: InProcess, soon: None) -> None:
+    with started(network) as client, Target(echo) as target, client.connect(target.host, target.port):
+        wait_until(lambda: len(client.pool.circuits) == 3)
+        before = client.pool.circuits
+        a_list_comes(client, empty=True)
+        assert client.pool.circuits == before
+        assert answers(client, target)
+
+
+def test_what_waits_for_an_answer_of_a_frozen_relay_is_asked_elsewhere_once_it_is_not_listed(
+    network: InProcess,
+) -> None:
+    """Before the four seconds after which it would be anyway."""
+    with started(network) as client, Target(echo) as target:
+        wait_until(lambda: len(client.pool.circuits) == 2)
+        frozen = client.pool.circuits
+        for circuit in frozen:
+            swallow(circuit)
+        opened = threading.Event()
+        ours, theirs = socket.socketpair()
+
+        def answered(_address: object) -> bytes:
+            opened.set()
+            return b""
+
+        with theirs:
+            plug = client.pump.attach(ours, _Quiet())
+            client.open(Opening(target.host, target.port, plug, answered, lambda _: None, lambda _: None))
+            a_list_comes(client, without=frozen[0].path[0].descriptor.identity)
+            assert opened.wait(pool_module.ANSWER_TIME / 2)
 
 
 # ---- new identity

@@ -7,16 +7,20 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 
 import pytest
 
 from common.errors import Refused
+from common.roles import client_circuit as client_circuit_module
+from common.roles import watch as watch_module
 from common.roles.client import Client
+from common.roles.pool import ANSWER_TIME, SPARE
 from tests.net.in_process import circuit_of, receive_all, receive_exactly
-from tests.system.network import PATIENCE, Network, environment, wait_until
-from tests.system.targets import Target, WebTarget, echo, flood
+from tests.system.network import PATIENCE, Network, Process, environment, wait_until
+from tests.system.targets import Target, WebTarget, echo, flood, silent
 
 pytestmark = pytest.mark.system
 AT_ONCE = 2.0  # seconds in which a stream must hear that its circuit is gone
@@ -36,8 +40,8 @@ def client(network: Network) -> Iterator[Client]:
         yield client
 
 
-def _echoes(client: Client, target: Target) -> bool:
-    with client.connect(target.host, target.port) as sock:
+def _echoes(client: Client, target: Target, isolation: tuple[str, ...] = ()) -> bool:
+    with client.connect(target.host, target.port, isolation) as sock:
         sock.settimeout(PATIENCE)
         sock.sendall(b"x")
         return sock.recv(1) == b"x"
@@ -92,6 +96,41 @@ def test_a_frozen_relay_leaves_the_list_within_two_heartbeats_and_returns(networ
     back = wait_until(lambda: relay.identity in network.listed(), FREEZE)
     assert gone > 1.0, "one late answer is not a death"
     assert back < 8.0
+
+
+def test_a_frozen_middle_relay_and_a_frozen_exit_end_what_reads_over_them_and_delay_nothing_new(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing closes: that relay's kernel goes on acknowledging. One relay freezes that is both."""
+    monkeypatch.setattr(watch_module, "POLL_SHORTEST", 0.5)
+    monkeypatch.setattr(watch_module, "POLL_LONGEST", 1.0)
+    monkeypatch.setattr(client_circuit_module, "ANSWER_LIMIT", 2.0)
+    with ExitStack() as stack:
+        quiet, other = stack.enter_context(Target(silent)), stack.enter_context(Target(echo))
+        client = stack.enter_context(network.client(3))
+        by_place: dict[tuple[Process, int], socket.socket] = {}  # relay and hop: a stream over it
+        for number in range(100):
+            sock = stack.enter_context(client.connect(quiet.host, quiet.port, (str(number),)))
+            path = network.path(circuit_of(client, (str(number),)))
+            by_place |= {(path[1], 1): sock, (path[2], 2): sock}
+            both = [relay for relay in network.relays if {(relay, 1), (relay, 2)} <= by_place.keys()]
+            if both:
+                break
+        relay = both[0]
+        relay.signal(signal.SIGSTOP)
+        stack.callback(wait_until, lambda: relay.identity in network.listed(), FREEZE)
+        stack.callback(relay.signal, signal.SIGCONT)
+        for hop in (1, 2):
+            reading = by_place[relay, hop]
+            reading.settimeout(FREEZE + RECOVERY)
+            with pytest.raises(ConnectionResetError):
+                reading.recv(1)
+        wait_until(lambda: all(relay not in network.path(circuit) for circuit in client.pool.circuits))
+        wait_until(lambda: [circuit.isolation for circuit in client.pool.circuits].count(None) == SPARE)
+        start = monotonic()
+        for number in range(5):
+            assert _echoes(client, other, ("new", str(number)))
+        assert monotonic() - start < ANSWER_TIME
 
 
 def test_a_killed_relay_leaves_the_list_at_once(network: Network) -> None:

@@ -182,23 +182,23 @@ def test_an_unknown_kind_is_refused(suite: Suite, monkeypatch: pytest.MonkeyPatc
 def test_a_used_up_counter_ends_the_circuit(suite: Suite) -> None:
     ours: Any = sealer(suite)
     theirs: Any = opener(suite)
-    ours._counter = theirs._counter = 2**32 - 1
+    ours._counter = theirs.opened = 2**32 - 1
     assert open_layer(theirs, ours.seal(Kind.DELIVER, b"the last")) == (Kind.DELIVER, b"the last")
     with pytest.raises(TooLarge):
         ours.seal(Kind.DELIVER, b"one too many")
-    ours._counter = theirs._counter = 2**32 - 2
+    ours._counter = theirs.opened = 2**32 - 2
     assert len(theirs.open(ours.wrap([b"the last", b"two"]))) == 2
     ours._counter = 2**32 - 1
     with pytest.raises(TooLarge):
         ours.wrap([b"the last", b"one too many"])
-    ours._counter, theirs._counter = 0, 2**32
+    ours._counter, theirs.opened = 0, 2**32
     with pytest.raises(AuthenticationFailed):
         open_layer(theirs, ours.seal(Kind.DELIVER, b"from the start"))
 
 
 def test_a_layer_beyond_the_last_counter_is_refused_though_it_is_sealed_well() -> None:
     theirs: Any = opener(Suite.AES_GCM)
-    theirs._counter = 2**32
+    theirs.opened = 2**32
     layer = AESGCM(KEY[:16]).encrypt((2**32).to_bytes(12, "big"), b"\1body", None)
     with pytest.raises(AuthenticationFailed):
         open_layer(theirs, layer)
