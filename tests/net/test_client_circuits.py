@@ -365,6 +365,74 @@ def test_what_waits_for_an_answer_of_a_frozen_relay_is_asked_elsewhere_once_it_i
             assert opened.wait(pool_module.ANSWER_TIME / 2)
 
 
+# ---- age and use
+
+
+def test_an_unused_circuit_is_replaced_when_it_is_old(network: InProcess) -> None:
+    with started(network) as client:
+        wait_until(lambda: len(client.pool.circuits) == 2)
+        old, young = client.pool.circuits
+        old.born -= pool_module.MAX_IDLE_AGE + 1
+        young.born -= pool_module.MAX_IDLE_AGE - PATIENCE
+        client.pool.sweep()
+        assert old.closed
+        wait_until(lambda: len(client.pool.circuits) == 2)
+        assert young in client.pool.circuits
+        assert not young.closed
+
+
+def test_a_circuit_in_use_takes_no_new_streams_when_it_is_old_and_ends_with_its_last(network: InProcess) -> None:
+    with started(network) as client, Target(echo) as target:
+        with client.connect(target.host, target.port) as sock:
+            sock.settimeout(PATIENCE)
+            circuit = circuit_of(client)
+            circuit.born -= pool_module.MAX_IDLE_AGE + 1  # its age does not count, but since when it is used
+            assert circuit.used_at is not None
+            circuit.used_at -= pool_module.MAX_AGE - PATIENCE
+            client.pool.sweep()
+            assert answers(client, target)
+            assert circuit_of(client) is circuit
+            circuit.used_at -= PATIENCE + 1
+            client.pool.sweep()
+            assert client.pool.retired == [circuit]
+            with client.connect(target.host, target.port):
+                assert circuit_of(client) is not circuit
+            client.pool.sweep()
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x", "a stream that is open goes on"
+        wait_until(lambda: not circuit.attachments)
+        client.pool.sweep()
+        assert circuit.closed
+        assert not client.pool.retired
+
+
+def test_a_started_client_looks_for_old_circuits_by_itself(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "SWEEP", 0.05)
+    with started(network) as client:
+        old = client.pool.circuits[0]
+        old.born -= pool_module.MAX_IDLE_AGE + 1
+        wait_until(lambda: old.closed)
+
+
+def test_a_circuit_that_has_nearly_used_its_stream_ids_takes_no_new_streams(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_circuit_module, "MAX_STREAMS", 3)
+    with started(network) as client, Target(echo) as target:
+        with client.connect(target.host, target.port) as sock:
+            sock.settimeout(PATIENCE)
+            circuit = circuit_of(client)
+            for used in (2, 3):
+                assert answers(client, target)
+                assert circuit.endpoint.used_streams == used
+            assert answers(client, target)
+            assert circuit.endpoint.used_streams == 3
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x", "a stream that is open goes on"
+
+
 # ---- new identity
 
 
