@@ -17,6 +17,7 @@ from common.net.deadline import Deadline
 from common.roles import exit as exit_module
 from common.roles.client import Client, _Quiet
 from common.roles.client_circuit import ClientCircuit
+from common.roles.relay_circuit import RelayCircuit
 from common.roles.wish import Opening
 from common.wire.cells import Bytes
 from tests.net.in_process import (
@@ -90,6 +91,20 @@ def test_each_relay_knows_its_neighbours_only(network: InProcess) -> None:
         path = network.path(circuit_of(client))
         for near, far in pairwise(path):
             assert far.identity in {link.identity for link in near.links}
+
+
+def test_a_circuit_has_another_id_on_each_link_of_its_path(network: InProcess) -> None:
+    """Security: two relays that compare what they carry do not find a circuit by its id."""
+    with network.client(5) as client:
+        circuit = client.pool.circuits[0]
+        ids = [circuit.circuit_id]
+        for member in network.path(circuit)[:-1]:
+            tables = [table for link, table in member.relay.relay.links._tables.items() if not link.dialled]
+            (side,) = (table[ids[-1]] for table in tables if ids[-1] in table)
+            assert isinstance(side, RelayCircuit)
+            assert side._next is not None
+            ids.append(side._next[1])
+        assert len(ids) == len(set(ids)) == 5
 
 
 @pytest.mark.parametrize("hops", range(1, 9))

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,21 @@ def test_a_circuit_on_a_link_that_has_ended_is_closed(pair: Pair) -> None:
     link.close()
     with pytest.raises(Closed):
         pair.near.register(link, Side())
+
+
+def test_circuit_ids_are_random_and_tell_nothing_of_other_circuits_and_links(pair: Pair) -> None:
+    """Security: who sees one link's ids learns neither how many circuits there were nor which go on elsewhere."""
+    drawn: list[list[int]] = []
+    with _pair() as other:
+        for each in (pair, other):
+            link = each.obtain()
+            drawn.append([each.near.register(link, Side()) for _ in range(200)])
+    for ids in drawn:
+        for bit in range(32):
+            assert 40 < sum(circuit_id >> bit & 1 for circuit_id in ids) < 160  # else: once in 10 ** 14 runs
+        steps = {(after - before) % 2**32 for before, after in pairwise(ids)}
+        assert len(steps) > 190, "a counter, whatever its step"
+    assert sum(one == another for one, another in zip(*drawn, strict=True)) < 2, "each link has its own"
 
 
 def test_no_more_circuits_than_the_limit(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
