@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from time import monotonic
 
 from common.circuit.build_timeout import BuildTimes
@@ -37,6 +38,7 @@ __all__ = ["CircuitPool", "PathWishes"]
 
 SPARE = 2  # unused circuits kept ready, so that a request, and one with another isolation, wait for none
 MAX_BUILDING = 16  # threads that build at a time
+MAX_CIRCUITS = 4_096  # half of what a link carries: with a guard all begin on one, and some there are just ending
 MAX_AGE = 600.0  # seconds after its first stream in which a circuit takes new ones: linking them is the cost
 MAX_IDLE_AGE = 3_000.0  # seconds an unused circuit is kept: relays renew their onion keys every day
 ANSWER_TIME = 4.0  # seconds after which a stream is asked for on another circuit too: slow targets answer in two
@@ -76,7 +78,7 @@ class CircuitPool:
         self._changed = threading.Condition()
         self._circuits = LiveCircuits()
         self._retired: list[ClientCircuit] = []  # take no new streams
-        self._waiting: list[Wish] = []
+        self._waiting: list[Wish] = []  # each is a program's connection, which waits for half a minute at most
         self._building = 0
         self._builders: set[threading.Thread] = set()
         self._failures = 0  # builds failed in a row
@@ -278,14 +280,31 @@ class CircuitPool:
             # Unused ones do not count against wishes: those wait because none of these exits serves them.
             spare = max(0, SPARE - len(self._circuits.unused))
             wanted = len({(wish.era, wish.isolation) for wish in self._waiting}) + spare
-            count = 0 if self._closed else min(wanted, MAX_BUILDING) - self._building
-            threads = [
-                threading.Thread(target=self._run, name="builder", daemon=True) for _ in range(max(0, count))
-            ]
-            self._building += len(threads)
+            count = 0 if self._closed else max(0, min(wanted, MAX_BUILDING) - self._building)
+            idle = self._take_idle(len(self._circuits) + self._building + count - MAX_CIRCUITS)
+            count = max(0, min(count, MAX_CIRCUITS - len(self._circuits) - self._building))
+            threads = [threading.Thread(target=self._run, name="builder", daemon=True) for _ in range(count)]
+            self._building += count
             self._builders.update(threads)
+            full = not (self._building or self._closed)  # though somebody waits
+            refused = [wish for wish in self._waiting if not wish.pending] if full else []
+        for circuit in idle:
+            circuit.end()
+        for wish in refused:
+            wish.fail(EndReason.LIMIT)
         for thread in threads:
             thread.start()
+
+    def _take_idle(self, count: int) -> list[ClientCircuit]:
+        """Takes out so many, if there are, that were used and carry nothing now, the oldest first.
+
+        Requires the lock.
+        """
+        idle = (circuit for circuit in self._circuits if circuit.isolation is not None and not circuit.attachments)
+        taken = list(islice(idle, max(0, count)))
+        for circuit in taken:
+            self._circuits.remove(circuit)
+        return taken
 
     def _run(self) -> None:
         try:

@@ -14,7 +14,7 @@ import pytest
 
 from common.circuit import build_timeout
 from common.directory.guards import decode
-from common.errors import ConfigError, DirectoryError, TooLarge
+from common.errors import ConfigError, DirectoryError, EndReason, Refused, TooLarge
 from common.roles import client as client_module
 from common.roles import client_circuit as client_circuit_module
 from common.roles import pool as pool_module
@@ -431,6 +431,42 @@ def test_a_circuit_that_has_nearly_used_its_stream_ids_takes_no_new_streams(
             assert circuit.endpoint.used_streams == 3
             sock.sendall(b"x")
             assert sock.recv(1) == b"x", "a stream that is open goes on"
+
+
+def test_a_circuit_that_carries_nothing_makes_room_for_another_when_there_are_many(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that takes a new user name for each request leaves no more behind than that."""
+    monkeypatch.setattr(pool_module, "MAX_CIRCUITS", 5)
+    with started(network) as client, Target(echo) as target, client.connect(target.host, target.port, ("kept",)):
+        assert answers(client, target, ("first",))
+        first = circuit_of(client, ("first",))
+        for number in range(12):
+            assert answers(client, target, (str(number),))
+            assert len(client.pool.circuits) <= 5
+        wait_until(lambda: first.closed)
+        wait_until(lambda: [circuit.isolation for circuit in client.pool.circuits].count(None) == 2)
+        kept = {circuit.isolation for circuit in client.pool.circuits}
+        assert {("kept",), ("11",), None} <= kept
+
+
+def test_who_would_need_one_circuit_too_many_is_refused_at_once_and_with_the_reason(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "MAX_CIRCUITS", 3)
+    with started(network) as client, Target(echo) as target:
+        streams = [client.connect(target.host, target.port, (name,)) for name in "abc"]
+        start = monotonic()
+        with pytest.raises(Refused, match="as many circuits in use as this client may have") as refused:
+            client.connect(target.host, target.port, ("d",))
+        assert refused.value.reason is EndReason.LIMIT
+        assert monotonic() - start < FEW_SECONDS
+        assert answers(client, target, ("a",)), "those who have one are not concerned"
+        streams.pop().close()
+        wait_until(lambda: not circuit_of(client, ("c",)).attachments)
+        assert answers(client, target, ("d",))
+        for stream in streams:
+            stream.close()
 
 
 # ---- new identity
