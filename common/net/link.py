@@ -15,7 +15,6 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
-from functools import partial
 from itertools import count, groupby
 from time import monotonic
 from typing import Protocol
@@ -33,8 +32,7 @@ from common.wire.framing import CellReader
 
 BATCH = QUANTUM  # bytes encrypted at once: enough for one system call, little enough to stay in order
 ROUNDS = 16  # batches one link sends in a turn: others of the process wait for no more than 1 MiB
-HEAVY = 8_388_608  # bytes in the outbox below which the owner is not troubled
-MAX_BACKLOG = 268_435_456  # bytes in the outbox: owners end circuits long before; this is the last resort
+MAX_BACKLOG = 1_073_741_824  # bytes in the outbox: owners end circuits at half of it; this is the last resort
 _NOTHING = memoryview(b"")
 
 _logger = logging.getLogger(__name__)
@@ -49,9 +47,6 @@ class LinkOwner(Protocol):
 
     def link_drained(self, link: "Link", circuit_ids: list[int]) -> None:
         """These circuits' backlogs were above `HIGH_WATER` and fell below `LOW_WATER` by sending."""
-
-    def link_heavy(self, link: "Link") -> None:
-        """More than `HEAVY` waits after its kernel was given what it takes."""
 
     def link_closed(self, link: "Link", error: Closed) -> None:
         """Exactly once for each started link, after the last `link_cells`; not when its pump was stopped."""
@@ -128,14 +123,11 @@ class Link:
         if threading.get_ident() != pump.ident:
             self._ask(pump)
             return
-        outbox = self._outbox
-        if outbox.size and not self._full:
+        if self._outbox.size and not self._full:
             try:
                 self._send_batches()
             except Exception as error:
                 self._fail(error)
-        if outbox.size > HEAVY:
-            pump.call(self._tell_weight)  # not now: what the owner does about it is to be sent too
 
     def send(self, circuit_id: int, command: int, body: Bytes) -> None:
         """`queue`, then `flush`."""
@@ -150,11 +142,6 @@ class Link:
     def waiting(self) -> int:
         """The bytes of all circuits that wait."""
         return self._outbox.size
-
-    def heaviest(self) -> int | None:
-        """The circuit with the most bytes waiting, None when nothing waits."""
-        with self._lock:
-            return self._outbox.heaviest()
 
     def congested(self, circuit_id: int) -> bool:
         """Whether more than `HIGH_WATER` of a circuit waits; if so, `link_drained` follows (maybe already now)."""
@@ -401,10 +388,6 @@ class Link:
         self._held = False
         if not self._full:
             self._guarded(self._send_queued)
-
-    def _tell_weight(self) -> None:
-        if self._outbox.size > HEAVY:
-            self._guarded(partial(self._owner.link_heavy, self))
 
     def _time(self, seconds: float) -> None:
         assert self._pump is not None

@@ -119,12 +119,6 @@ class Outbox:
         circuit = self._circuits.get(circuit_id)
         return circuit.waiting if circuit else 0
 
-    def heaviest(self) -> int | None:
-        """The circuit with the most bytes waiting; None when nothing waits."""
-        self._line_up()
-        waiting = [(entry[3].waiting, entry[2]) for entry in self._heap]
-        return max(waiting)[1] if waiting else None
-
     def forget(self, circuit_id: int) -> None:
         """Drops what waits for a circuit, and its count."""
         self._line_up()

@@ -31,6 +31,7 @@ RECV_SIZE = 262_144
 GATHER = 64  # queued chunks offered to the kernel at once: more long cells than a socket usually takes
 LINGER = 10.0  # seconds close() goes on delivering: a peer that does not read must not hold the queue for ever
 LAST_READS = 64  # reads after sending failed: more than a kernel's receive buffer holds (8 MiB)
+PIECE = 64  # bytes of memory that a queued piece takes besides its own: a stream may come byte by byte
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")  # Windows has none
 _LINGER_ZERO = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # SO_LINGER: on, 0 seconds: close resets
 
@@ -105,6 +106,11 @@ class Plug:
     def closed(self) -> bool:
         """Whether it is over; who owned it then was told, unless it was closed on this side."""
         return self._state is _CLOSED
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that what is queued takes, about."""
+        return self.queued + PIECE * len(self._chunks)
 
     def write(self, *pieces: Bytes) -> int:
         """Sends now what the kernel takes, queues the rest, never waits; returns the number of bytes taken now.

@@ -189,6 +189,10 @@ class Pump:
 
         self.call_later(seconds, again)
 
+    def waiting(self) -> list[Plug]:
+        """The plugs with something queued, those that deliver what is left after `Plug.close` too."""
+        return [member for member in list(self._members) if isinstance(member, Plug) and member.queued]
+
     def adopt(self, member: Member, begin: Callable[[], object]) -> None:
         """Calls `begin` on the pump's thread, and disposes of the member at the end unless it is forgotten."""
         self._members.add(member)  # before looking at `_stopped`: then stop() closes it, or we do, or both

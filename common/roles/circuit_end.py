@@ -20,9 +20,9 @@ from common.circuit.actions import (
     StreamEnded,
 )
 from common.circuit.endpoint import Endpoint
-from common.errors import EndReason
+from common.errors import DestroyReason, EndReason
 from common.net.link import Link
-from common.net.plug import Plug
+from common.net.plug import PIECE, Plug
 from common.net.pump import Pump
 from common.net.turn import TURN
 from common.wire.cells import Bytes, Command
@@ -56,6 +56,17 @@ class Attachment:
         # Each is set by one thread, which then looks at the other: whoever comes second closes.
         self._peer_finished = False  # and all it sent is delivered
         self._finished = False
+
+    @property
+    def live(self) -> bool:
+        """Whether the circuit still has it."""
+        return self.circuit.attachments.get(self.stream_id) is self
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory that what the socket has not taken takes, about."""
+        plug = self._plug
+        return plug.held if plug is not None else self.bytes_in + PIECE * len(self._early)
 
     def adopt(self, plug: Plug) -> bool:
         """Gives the stream its socket; False when it has broken, and the plug stays the caller's. No lock held."""
@@ -102,6 +113,7 @@ class Attachment:
         """The stream broke: whoever holds the other end of the socket must see an error, not an end."""
         with self._early_lock:
             self._broken = True
+            self._early.clear()
             plug = self._plug
         if plug is not None:
             plug.abort()
@@ -166,6 +178,17 @@ class CircuitEnd:
         self._crowded = False  # several had to wait: each sends one cell in its turn, or shares would be uneven
 
     # ---- any thread, no lock held
+
+    def end(self, reason: DestroyReason) -> None:
+        """Ends the circuit in all directions."""
+        raise AssertionError("a client and a relay do, each in its way")
+
+    @property
+    def held(self) -> int:
+        """Bytes of memory, about, that wait to be sent on its link or taken by its streams' sockets."""
+        with self.lock:
+            attachments = list(self.attachments.values())
+        return self.link.backlog(self.circuit_id) + sum(stream.held for stream in attachments)
 
     def sendable(self, stream_id: int) -> int:
         """Bytes a stream may send now; 0 also while the link has enough of this circuit."""

@@ -25,6 +25,7 @@ from common.net.pump import Pump
 from common.roles.bootstrap import DirectoryClient
 from common.roles.guard_keeper import GuardKeeper
 from common.roles.links import Links
+from common.roles.memory_budget import MemoryBudget
 from common.roles.pool import ANSWER_TIME, CircuitPool, PathWishes
 from common.roles.stream_socket import StreamSocket
 from common.roles.views import CircuitView, circuit_views
@@ -112,6 +113,7 @@ class Client:
         self.pool.wait_ready(deadline)
         self._step(_READY, "ready")
         self.pump.call_every(SWEEP, self._sweep)
+        MemoryBudget(self.links, self.pump).start()
 
     def close(self) -> None:
         """Ends everything; nothing is left running."""

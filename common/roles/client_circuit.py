@@ -44,11 +44,6 @@ class ClientStream(Attachment):
         self._reading = False
         self.client_circuit = circuit
 
-    @property
-    def live(self) -> bool:
-        """Whether the circuit still has it."""
-        return self.circuit.attachments.get(self.stream_id) is self
-
     def opened(self, address: IPAddress) -> None:
         """The target answered."""
         opening = self.opening

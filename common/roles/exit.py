@@ -52,6 +52,7 @@ class Exit:
         """`own_addresses`: the network's ports that this relay knows, which no policy opens."""
         self.pump = pump
         self.policy = policy
+        self._dialling: list[ExitStream] = []  # and those that were at the last look
         self._own: dict[int, set[str]] = {}  # hosts by port: of most targets no host need be looked at
         for address in own_addresses:
             self._own.setdefault(address.port, set()).add(address.host)
@@ -61,6 +62,15 @@ class Exit:
     def close(self) -> None:
         """Starts no more look-ups."""
         self._resolvers.shutdown(wait=False, cancel_futures=True)
+
+    def dials_for(self, stream: "ExitStream") -> None:
+        """What comes for it before its target is reached counts in `early`; the pump's thread."""
+        self._dialling.append(stream)
+
+    def early(self) -> int:
+        """Bytes of memory, about, that wait for targets which are not reached yet; the pump's thread."""
+        self._dialling = [stream for stream in self._dialling if stream.dialling]
+        return sum(stream.held for stream in self._dialling)
 
     def allows(self, address: IPAddress, port: int) -> bool:
         """Whether this very address may be dialled."""
@@ -144,7 +154,12 @@ class ExitStream(Attachment):
         self.port = port
         self._candidates: list[IPAddress] = []  # not yet tried; the first is being dialled
         self._dialled: Plug | None = None
-        self._over = False
+        exit_.dials_for(self)
+
+    @property
+    def dialling(self) -> bool:
+        """Whether its target may still be reached."""
+        return self._plug is None and self.live
 
     def dial(self, addresses: list[IPAddress], reason: EndReason) -> None:
         """The look-up is done: `addresses`, or why there are none."""
@@ -156,12 +171,12 @@ class ExitStream(Attachment):
         self._dial_first()
 
     def _dial_first(self) -> None:
-        if self._over:
+        if self._broken:
             return
         address = self._candidates[0]
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         self._dialled = self._exit.pump.connect(family, (str(address), self.port), self, CONNECT_TIMEOUT)
-        if self._over:  # by another thread, which may not have seen `_dialled` yet
+        if self._broken:  # by another thread, which may not have seen `_dialled` yet
             self._dialled.abort()
 
     def plug_connected(self, plug: Plug) -> None:
@@ -186,6 +201,6 @@ class ExitStream(Attachment):
 
     def ended(self, reason: EndReason) -> None:
         """The client or the circuit gave the stream up."""
-        self._over = True
+        super().ended(reason)
         if self._dialled is not None:
             self._dialled.abort()

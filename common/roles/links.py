@@ -30,8 +30,6 @@ from common.wire.cells import Bytes, Cell, Command, decode_destroy, encode_destr
 
 MAX_CIRCUITS = 8_192  # per link: a busy pair of relays; each costs about 30 KiB of keys and tables
 MAX_LINKS = 4_096  # each is a descriptor, and what its peer lets wait
-LINK_BUDGET = 67_108_864  # bytes waiting on one link: eight circuits' whole windows
-BUDGET = 536_870_912  # bytes waiting on all links: beyond either, the circuit that holds the most is ended
 IDLE_LINK = 180.0  # seconds without a circuit after which a link is closed
 
 _logger = logging.getLogger(__name__)
@@ -168,6 +166,12 @@ class Links:
             return list(self._tables)
 
     @property
+    def sides(self) -> list[CircuitSide]:
+        """All circuits, once for each of their links."""
+        with self._lock:
+            return [side for table in self._tables.values() for side in list(table.values())]
+
+    @property
     def carried(self) -> int:
         """Bytes carried since the start: what came over links or what left over links, whichever is more.
 
@@ -243,22 +247,6 @@ class Links:
             side = table.get(circuit_id) if table else None
             if side is not None:
                 side.drained()
-
-    def link_heavy(self, link: Link) -> None:
-        """Ends the circuits that hold the most of this link's queue, until it fits the budgets.
-
-        Windows bound DATA, not cells: one byte in each cell is a thousand times its window.
-        """
-        others = sum(other.waiting for other in self.all) - link.waiting
-        table = self._tables.get(link, {})
-        while link.waiting > LINK_BUDGET or (link.waiting and link.waiting + others > BUDGET):
-            circuit_id = link.heaviest()
-            side = table.get(circuit_id) if circuit_id is not None else None
-            if circuit_id is None or side is None or side is _CLOSING:
-                return
-            _logger.warning("%s: a circuit that holds %d bytes is ended", link.name, link.backlog(circuit_id))
-            side.failed(DestroyReason.LIMIT)
-            self.destroy(link, circuit_id, DestroyReason.LIMIT)
 
     def link_closed(self, link: Link, error: Closed) -> None:
         """Ends all circuits of the link."""

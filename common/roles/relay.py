@@ -29,6 +29,7 @@ from common.net.turn import TURN
 from common.roles.exit import Exit
 from common.roles.limits import TokenBucket
 from common.roles.links import Links
+from common.roles.memory_budget import MemoryBudget
 from common.roles.relay_circuit import RelayCircuit
 from common.wire.cells import Command
 
@@ -78,6 +79,7 @@ class Relay:
         listened = Address(*self._listener.address)
         self.address = advertise or listened
         self._exit = Exit(self.pump, policy, [*network_ports, listened, self.address])
+        self._budget = MemoryBudget(self.links, self.pump, self._exit.early)
         self._dials = threading.BoundedSemaphore(MAX_DIALS)
         self._buckets_lock = threading.Lock()  # guards the table's shape
         self._buckets: dict[Link, tuple[TokenBucket, TokenBucket]] = {}
@@ -87,6 +89,7 @@ class Relay:
         self.pump.start()
         self._listener.start()
         self.pump.call_every(IDLE_CHECK, self._check_idle)
+        self._budget.start()
 
     def call_every(self, seconds: float, function: Callable[[], object]) -> None:
         """Calls it again and again, while the relay runs, on a thread where nothing may wait."""

@@ -31,6 +31,12 @@ class RelayCircuit(CircuitEnd):
         self.dial: Callable[[RelayCircuit, ExtendTo], None] = _no_dial
         self.may_begin: Callable[[], bool] = lambda: True
 
+    @property
+    def held(self) -> int:
+        """See `CircuitEnd.held`; on both links."""
+        following = self._next
+        return super().held + (following[0].backlog(following[1]) if following is not None else 0)
+
     # ---- from the client's side
 
     def cells(self, bodies: Sequence[Bytes]) -> None:

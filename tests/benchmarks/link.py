@@ -45,9 +45,6 @@ class _Server:
     def link_drained(self, link: Link, circuit_ids: list[int]) -> None:
         pass
 
-    def link_heavy(self, link: Link) -> None:
-        pass
-
     def link_closed(self, link: Link, error: Closed) -> None:
         pass
 
@@ -64,9 +61,6 @@ class _Client:
 
     def link_drained(self, link: Link, circuit_ids: list[int]) -> None:
         self.drained.set()
-
-    def link_heavy(self, link: Link) -> None:
-        pass
 
     def link_closed(self, link: Link, error: Closed) -> None:
         self.drained.set()

@@ -43,7 +43,6 @@ class Recorder:
         self.cells: list[Cell] = []
         self.drained: list[int] = []
         self.errors: list[Closed] = []
-        self.heavy = 0
         self._on_cells = on_cells
         self._changed = threading.Condition()
 
@@ -56,11 +55,6 @@ class Recorder:
     def link_drained(self, link: Link, circuit_ids: list[int]) -> None:
         with self._changed:
             self.drained += circuit_ids
-            self._changed.notify_all()
-
-    def link_heavy(self, link: Link) -> None:
-        with self._changed:
-            self.heavy += 1
             self._changed.notify_all()
 
     def link_closed(self, link: Link, error: Closed) -> None:

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from common.errors import AuthenticationFailed, Closed, DestroyReason, TooLarge, Unexpected
-from common.net import link as link_module
 from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.listener import Listener
 from common.net.pump import Pump
 from common.roles import links as links_module
 from common.roles.links import CircuitSide, Links
-from common.wire.cells import LONG_CELL, MAX_BODY, Bytes, Command
+from common.wire.cells import Bytes, Command
 from tests.net.in_process import PATIENCE, threads, wait_until
 from tests.net.links import node
 from tests.system.targets import unused_port
@@ -265,35 +264,6 @@ def test_a_dialled_link_without_circuits_is_closed_after_a_while(
     wait_until(lambda: not pair.near.circuits(link))
     pair.near.close_idle()
     assert link.closed
-
-
-def test_the_circuit_that_holds_the_most_of_a_full_link_is_ended_and_no_other(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(link_module, "HEAVY", 100_000)
-    monkeypatch.setattr(links_module, "LINK_BUDGET", 1_000_000)
-    link, heavy_id, heavy = pair.circuit()
-    _, light_id, light = pair.circuit()
-    stands, go_on = threading.Event(), threading.Event()
-
-    def stand_still(_bodies: Sequence[Bytes]) -> None:
-        stands.set()
-        go_on.wait(PATIENCE)
-
-    monkeypatch.setattr(pair.sides[light_id], "cells", stand_still)
-    link.send(light_id, Command.RELAY, b"the other side stands still")
-    assert stands.wait(PATIENCE)
-    for _ in range(100):
-        link.queue(light_id, Command.RELAY, b"little")
-    for _ in range(1_500):  # more than kernels take
-        link.queue(heavy_id, Command.RELAY, bytes(MAX_BODY))
-    link.flush()
-    heavy.wait(ended=1)
-    go_on.set()
-    assert heavy.ended == [DestroyReason.LIMIT]
-    pair.sides[heavy_id].wait(ended=1)
-    assert not light.ended
-    wait_until(lambda: link.backlog(heavy_id) <= LONG_CELL)
 
 
 def test_nothing_is_accepted_after_close(pair: Pair) -> None:

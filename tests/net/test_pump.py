@@ -240,6 +240,25 @@ def test_a_peer_that_does_not_read_is_noticed_before_the_kernel_holds_much(
     assert 8 * 2**20 - plug.queued < STREAM_WINDOW
 
 
+def test_what_is_queued_counts_with_what_its_pieces_take_until_it_is_delivered_or_dropped(
+    pump: Pump, peers: list[socket.socket]
+) -> None:
+    plug, _peer = attached(pump, tcp_pair, Recorder(), peers)
+    other, _ = attached(pump, tcp_pair, Recorder(), peers)
+    plug.write(bytes(LARGE))
+    settled(pump)
+    before = plug.held
+    plug.write(*[b"ab"] * 1_000)
+    assert plug.held == before + 1_000 * (2 + plug_module.PIECE)
+    plug.close()
+    settled(pump)
+    assert not other.held
+    assert pump.waiting() == [plug], "it still delivers"
+    plug.abort()
+    assert pump.waiting() == []
+    assert not plug.held
+
+
 @both_kinds
 def test_pieces_of_one_write_arrive_in_order_however_many_they_are(
     pump: Pump, pair: Pair, peers: list[socket.socket]

@@ -207,12 +207,11 @@ def test_what_waits_alone_is_known_and_may_be_forgotten() -> None:
     outbox.append(3, cell(3) + cell(3, 1, SHORT_CELL))
     assert outbox.size == outbox.backlog(3) == LONG_CELL + SHORT_CELL
     assert outbox.backlog(4) == 0
-    assert outbox.heaviest() == 3
     outbox.append(4, cell(4))
     outbox.forget(3)
     assert outbox.size == outbox.backlog(4) == LONG_CELL
     outbox.forget(4)
-    assert outbox.size == 0 and outbox.heaviest() is None and outbox.take(QUANTUM, 0.0) == []
+    assert outbox.size == 0 and outbox.take(QUANTUM, 0.0) == []
 
 
 def test_what_went_alone_counts_for_its_circuit() -> None:
