@@ -21,7 +21,7 @@ from common.roles.circuit_end import Attachment, CircuitEnd
 from common.roles.links import Links
 
 BUDGET = 536_870_912  # bytes: 64 circuits' whole windows, or a thousand stalled streams' first ones
-KEPT = 3 / 4  # of the budget is left: so much has to come again before circuits are looked at one by one
+KEPT = 3 / 4  # of the budget is left: a quarter has to come again before each circuit is asked again
 LOOK = 0.25  # seconds from one look to the next, which takes 0.1 to 0.3 ms with 2,000 streams
 
 _logger = logging.getLogger(__name__)
