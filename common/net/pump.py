@@ -36,6 +36,10 @@ ACCEPT_LOG = 60.0  # seconds between two log lines about that
 # would pass for a quick one for so long that its stream's window grows. Transfers are as quick with this.
 MOST_UNSENT = 262_144  # bytes
 _HAS_NOTSENT_LOWAT = hasattr(socket, "TCP_NOTSENT_LOWAT")  # Windows has none
+# A target that vanishes without a word would keep its stream, descriptor and circuit for ever. Four minutes tell;
+# whoever is alive may be silent for days. The four calls cost 2 us for each connect.
+_KEEPALIVE = {"TCP_KEEPIDLE": 120, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 4}  # seconds, seconds, probes
+_KEEPALIVE_OPTIONS = [(getattr(socket, name), _KEEPALIVE[name]) for name in _KEEPALIVE if hasattr(socket, name)]
 STALE_TIMERS = 64  # cancelled timers tolerated before the heap is swept: a connect's live for seconds
 
 
@@ -123,12 +127,14 @@ class Pump:
     ) -> Plug:
         """Connects to a numeric address; `plug_connected` or `plug_failed` follows within `timeout` seconds.
 
-        What is written before that is queued. Having no descriptor left is a `plug_failed` too.
+        What is written before that is queued. Having no descriptor left is a `plug_failed` too, and so is, minutes
+        later, a peer that vanished.
         """
         sock, error = self._no_socket, None
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             _send_at_once(sock)
+            _ask_when_silent(sock)
             sock.connect(address)
         except BlockingIOError:
             pass
@@ -394,6 +400,13 @@ def _send_at_once(sock: socket.socket) -> bool:
         except OSError:
             pass  # a kernel or sandbox that only knows the name: a stalled peer is noticed later
     return True
+
+
+def _ask_when_silent(sock: socket.socket) -> None:
+    """Lets the kernel ask a silent peer whether it is there."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE_OPTIONS:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _hang_up(sock: socket.socket) -> None:

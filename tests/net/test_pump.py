@@ -563,6 +563,19 @@ def test_owner_replaced_midway_loses_no_byte(pump: Pump, peers: list[socket.sock
 # ---- connecting and accepting ----
 
 
+def test_only_a_socket_that_it_connects_asks_a_silent_peer_whether_it_is_there(
+    pump: Pump,
+) -> None:
+    owner = Recorder()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(WAIT)
+        dialled = pump.connect(socket.AF_INET, server.getsockname(), owner, WAIT)
+        attached = pump.attach(server.accept()[0], Recorder())
+        owner.until(lambda: owner.connected)
+    asks = [plug._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) for plug in (dialled, attached)]
+    assert asks == [1, 0]
+
+
 def test_connect_then_what_was_written_before_arrives(pump: Pump, peers: list[socket.socket]) -> None:
     owner = Recorder()
     with socket.create_server(("127.0.0.1", 0)) as server:
