@@ -6,10 +6,8 @@ The network's own ports, as far as this relay knows them (its own and its gatewa
 
 import errno
 import socket
-import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_address
+from functools import partial
 
 from common.directory.addresses import Address, ip_of, unmap
 from common.directory.exit_policy import WEB_PORTS, ExitPolicy
@@ -17,15 +15,14 @@ from common.errors import EndReason, Malformed
 from common.net.plug import Plug
 from common.net.pump import Pump
 from common.roles.circuit_end import Attachment, CircuitEnd
+from common.roles.look_ups import LookUps
+from common.roles.own_ports import OwnPorts, addresses_of
 from common.wire.codec import pack_short_string
 from common.wire.messages import MAX_ANSWERS, BeginFlags, IPAddress
 
 CONNECT_TIMEOUT = 10.0  # seconds for each address of a target; a client waits about 30 in all
 MAX_ADDRESSES = 3  # of a name are tried: more would outlast the client's patience
-RESOLVERS = 8  # look-ups at a time: getaddrinfo blocks its thread
-MAX_LOOKUPS = 1_024  # waiting: beyond it a name is answered "limit", not queued for minutes
 TTL = 60  # seconds a client may remember an answer; getaddrinfo does not tell the real one
-_EVERY_HOST = ("0.0.0.0", "::")  # listened on, they are loopback too
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})  # another exit may have some
 _FAMILIES = {
     BeginFlags.ANY: socket.AF_UNSPEC,
@@ -53,15 +50,12 @@ class Exit:
         self.pump = pump
         self.policy = policy
         self._dialling: list[ExitStream] = []  # and those that were at the last look
-        self._own: dict[int, set[str]] = {}  # hosts by port: of most targets no host need be looked at
-        for address in own_addresses:
-            self._own.setdefault(address.port, set()).add(address.host)
-        self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver")
-        self._room = threading.BoundedSemaphore(MAX_LOOKUPS)
+        self.own_ports = OwnPorts(pump, own_addresses)
+        self._look_ups = LookUps(pump)
 
     def close(self) -> None:
         """Starts no more look-ups."""
-        self._resolvers.shutdown(wait=False, cancel_futures=True)
+        self._look_ups.close()
 
     def dials_for(self, stream: "ExitStream") -> None:
         """What comes for it before its target is reached counts in `early`; the pump's thread."""
@@ -69,19 +63,13 @@ class Exit:
 
     def early(self) -> int:
         """Bytes of memory, about, that wait for targets which are not reached yet; the pump's thread."""
-        self._dialling = [stream for stream in self._dialling if stream.dialling]
+        self._dialling = [stream for stream in self._dialling if stream.wanted()]
         return sum(stream.held for stream in self._dialling)
 
     def allows(self, address: IPAddress, port: int) -> bool:
-        """Whether this very address may be dialled."""
+        """Whether this very address may be dialled, by what is known of the network's own ports."""
         address = unmap(address)
-        return not self._is_own(address, port) and self.policy.allows(address, port)
-
-    def _is_own(self, address: IPAddress, port: int) -> bool:
-        hosts = self._own.get(port)
-        if hosts is None:
-            return False
-        return str(address) in hosts or (address.is_loopback and not hosts.isdisjoint(_EVERY_HOST))
+        return not self.own_ports.hold(address, port) and self.policy.allows(address, port)
 
     @property
     def is_exit(self) -> bool:
@@ -92,37 +80,51 @@ class Exit:
         """Those a client may be told: an exit says nothing about hosts that it would not let a client reach."""
         return [address for address in addresses if any(self.policy.allows(address, port) for port in WEB_PORTS)]
 
-    def look_up(self, host: str, flags: BeginFlags, done: Callable[[list[IPAddress], EndReason], None]) -> None:
+    def look_up(
+        self,
+        circuit: object,
+        wanted: Callable[[], bool],
+        host: str,
+        flags: BeginFlags,
+        done: Callable[[list[IPAddress], EndReason], None],
+    ) -> None:
         """Calls `done` with the addresses of a name or a literal address, and why there are none.
 
-        On the caller's thread for a literal, else on the pump's; never both. Never waits.
+        On the caller's thread for a literal or a refusal, else on the pump's; never both, and not at all when it
+        is not `wanted` any more. Never waits. The names of one `circuit` wait for each other.
         """
-        literal = ip_of(host.strip("[]"))
+        literal = ip_of(host.strip("[]").partition("%")[0])  # a zone would make it differ from what is dialled
         if literal is not None:
             done([literal], EndReason.DONE)
             return
-        self._submit(lambda: self._resolve(host, flags, done), lambda reason: done([], reason))
+        work = partial(self._resolve, host, flags, done)
+        self._look_ups.submit(circuit, wanted, work, lambda reason: done([], reason))
 
     def _resolve(self, host: str, flags: BeginFlags, done: Callable[[list[IPAddress], EndReason], None]) -> None:
         addresses: list[IPAddress] = []
         failure = EndReason.NOT_FOUND
         try:
-            found = socket.getaddrinfo(host, None, _FAMILIES[flags], socket.SOCK_STREAM)
-            addresses = list(dict.fromkeys(ip_address(str(entry[4][0]).split("%")[0]) for entry in found))
+            addresses = addresses_of(host, _FAMILIES[flags])
         except (socket.gaierror, UnicodeError, ValueError):
             pass  # whatever the resolver says, the client is told "not found"
         except OSError:
             failure = EndReason.LIMIT  # it could not even ask: no descriptor left, for instance
-        self._room.release()
         reason = EndReason.DONE if addresses else failure
         self.pump.call(lambda: done(addresses[:MAX_ANSWERS], reason))
 
-    def look_up_name(self, address: IPAddress, done: Callable[[str, EndReason], None]) -> None:
+    def look_up_name(
+        self,
+        circuit: object,
+        wanted: Callable[[], bool],
+        address: IPAddress,
+        done: Callable[[str, EndReason], None],
+    ) -> None:
         """Calls `done` with the name of an address, or "" and why there is none; as `look_up`."""
         if not self.answerable([address]):
             done("", EndReason.POLICY)
             return
-        self._submit(lambda: self._resolve_name(address, done), lambda reason: done("", reason))
+        work = partial(self._resolve_name, address, done)
+        self._look_ups.submit(circuit, wanted, work, lambda reason: done("", reason))
 
     def _resolve_name(self, address: IPAddress, done: Callable[[str, EndReason], None]) -> None:
         name = ""
@@ -132,17 +134,7 @@ class Exit:
             name = found
         except (OSError, UnicodeError, Malformed):
             pass  # whatever the resolver says, the client is told "not found"
-        self._room.release()
         self.pump.call(lambda: done(name, EndReason.DONE if name else EndReason.NOT_FOUND))
-
-    def _submit(self, work: Callable[[], None], refused: Callable[[EndReason], None]) -> None:
-        if not self._room.acquire(blocking=False):
-            refused(EndReason.LIMIT)
-            return
-        try:
-            self._resolvers.submit(work)
-        except RuntimeError:  # closed
-            refused(EndReason.CIRCUIT_CLOSED)
 
 
 class ExitStream(Attachment):
@@ -156,13 +148,15 @@ class ExitStream(Attachment):
         self._dialled: Plug | None = None
         exit_.dials_for(self)
 
-    @property
-    def dialling(self) -> bool:
-        """Whether its target may still be reached."""
+    def wanted(self) -> bool:
+        """Whether its target is not reached yet, and may still be."""
         return self._plug is None and self.live
 
     def dial(self, addresses: list[IPAddress], reason: EndReason) -> None:
         """The look-up is done: `addresses`, or why there are none."""
+        self._exit.own_ports.when_known(self.port, partial(self._dial_allowed, addresses, reason))
+
+    def _dial_allowed(self, addresses: list[IPAddress], reason: EndReason) -> None:
         allowed = [address for address in addresses if self._exit.allows(address, self.port)]
         if not allowed:
             self.circuit.reset(self.stream_id, EndReason.POLICY if addresses else reason)

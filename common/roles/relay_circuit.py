@@ -91,7 +91,7 @@ class RelayCircuit(CircuitEnd):
         elif not self._exit.policy.may_allow_port(stream.port):
             self.reset(stream.stream_id, EndReason.POLICY)
         else:
-            self._exit.look_up(host, flags, stream.dial)
+            self._exit.look_up(self, stream.wanted, host, flags, stream.dial)
 
     def _look_up(self, stream_id: int, host: str, sought: Sought) -> None:
         if not self.may_begin():
@@ -100,11 +100,17 @@ class RelayCircuit(CircuitEnd):
             self._resolved(stream_id, [], EndReason.POLICY)
         elif sought is Sought.NAME:
             address = ip_address(host)
-            self._exit.look_up_name(address, lambda name, reason: self._resolved(stream_id, [], reason, name))
+            self._exit.look_up_name(
+                self, self._is_open, address, lambda name, reason: self._resolved(stream_id, [], reason, name)
+            )
         else:
             self._exit.look_up(
-                host, BeginFlags.ANY, lambda found, reason: self._resolved(stream_id, found, reason)
-            )
+                self, self._is_open, host, BeginFlags.ANY,
+                lambda found, reason: self._resolved(stream_id, found, reason),
+            )  # fmt: skip
+
+    def _is_open(self) -> bool:
+        return not self.closed
 
     def _resolved(self, stream_id: int, found: list[IPAddress], reason: EndReason, name: str = "") -> None:
         told = tuple(self._exit.answerable(found))

@@ -3,10 +3,12 @@
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,14 +19,17 @@ from common.directory.addresses import Address
 from common.directory.exit_policy import ExitPolicy
 from common.errors import AuthenticationFailed, Closed, DestroyReason, EndReason
 from common.net.deadline import Deadline
+from common.net.plug import Plug
 from common.ops.keystore import load_or_create_identity, load_or_create_onion_keys
 from common.roles import links as links_module
+from common.roles import look_ups
 from common.roles import relay as relay_module
 from common.roles.client import Client
 from common.roles.relay import Relay, RelayIdentity
 from common.wire.cells import SHORT_CELL, Cell, Command, decode_destroy, encode_cell, encode_destroy
 from common.wire.framing import CellReader
 from tests.net.in_process import (
+    LOOPBACK,
     InProcess,
     Member,
     circuit_of,
@@ -42,8 +47,7 @@ SUITE = Suite.FERNET
 class RawClient:
     """A dialling side written by hand, that says to a relay what the test wants."""
 
-    def __init__(self, member: Member, versions: tuple[int, ...] = (1,)) -> None:
-        address = member.address
+    def __init__(self, address: Address, versions: tuple[int, ...] = (1,)) -> None:
         self.peer = RawPeer(socket.create_connection((address.host, address.port)), server_side=False)
         self.peer.handshake()
         self.peer.hello(versions)
@@ -127,7 +131,7 @@ def victim(network: InProcess, bystander: tuple[Client, socket.socket]) -> Itera
     circuit = circuit_of(client)
     member = network.members[0]
     for dialled in network.members[1:]:  # so that a test that extends adds no link
-        raw = RawClient(member)
+        raw = RawClient(member.address)
         circuit_id, origin = raw.build(hop(member), hop(dialled))
         raw.flush(circuit_id, origin)
         origin.receive([raw.cell().body], 0.0)
@@ -151,7 +155,7 @@ def _counts(member: Member) -> tuple[int, int, int, int]:
 
 @pytest.fixture
 def raw(victim: Member) -> Iterator[RawClient]:
-    client = RawClient(victim)
+    client = RawClient(victim.address)
     yield client
     client.close()
 
@@ -185,7 +189,7 @@ def test_what_is_not_a_link_ends_and_leaves_nothing(victim: Member, data: bytes)
 def test_silent_strangers_do_not_keep_others_out(victim: Member) -> None:
     address = victim.address.host, victim.address.port
     silent = [socket.create_connection(address) for _ in range(100)]
-    raw = RawClient(victim)
+    raw = RawClient(victim.address)
     raw.build(hop(victim))
     raw.close()
     for sock in silent:
@@ -193,7 +197,7 @@ def test_silent_strangers_do_not_keep_others_out(victim: Member) -> None:
 
 
 def test_a_link_without_a_common_protocol_version_ends(victim: Member) -> None:
-    raw = RawClient(victim, versions=(2, 65_535))
+    raw = RawClient(victim.address, versions=(2, 65_535))
     assert raw.link_ended()
     raw.close()
 
@@ -288,7 +292,7 @@ def test_a_flood_of_create_is_refused_with_limit(
 ) -> None:
     monkeypatch.setattr(relay_module, "CREATE_BURST", 5)
     monkeypatch.setattr(relay_module, "CREATE_RATE", 0)
-    raw = RawClient(victim)
+    raw = RawClient(victim.address)
     for _ in range(5):
         raw.build(hop(victim))
     raw.say(9, Command.CREATE, Origin([hop(victim)], SUITE).create)
@@ -488,7 +492,7 @@ def test_a_circuit_that_is_destroyed_while_its_extension_is_dialled_leaves_nothi
 
 def test_a_hop_that_answers_extend_itself_is_found_out(network: InProcess) -> None:
     path = [hop(network.members[0]), hop(network.members[1])]
-    raw = RawClient(network.members[0])
+    raw = RawClient(network.members[0].address)
     origin = Origin(path, SUITE)
     raw.say(1, Command.CREATE, origin.create)
     origin.created(raw.cell().body)
@@ -530,10 +534,144 @@ def test_the_networks_own_ports_are_refused_whatever_the_policy(
     assert ended.reason is EndReason.POLICY
 
 
+@pytest.fixture
+def forwarded(tmp_path: Path) -> Iterator[tuple[RawClient, PathHop, Target, Target]]:
+    """A relay that others reach, and that reaches its gateway, at names: at the two targets, as a router forwards."""
+    identity = load_or_create_identity(tmp_path)
+    onion_keys = load_or_create_onion_keys(tmp_path, time.time())
+    with Target(echo) as gateway, Target(echo) as advertised:
+        relay = Relay(
+            RelayIdentity(identity.public, identity.certificate, identity.key),
+            onion_keys.accepted,
+            LOOPBACK,
+            ExitPolicy.parse("local"),
+            [Address("localhost", gateway.port)],
+            Address("localhost", advertised.port),
+        )
+        relay.start()
+        listened = relay._listener.address
+        raw = RawClient(Address(*listened))
+        yield raw, PathHop(identity.public, onion_keys.current.public, *listened), gateway, advertised
+        raw.close()
+        relay.stop(Deadline(PATIENCE))
+
+
+@pytest.mark.parametrize("spelling", ["127.0.0.1", "localhost", "::ffff:127.0.0.1"])
+def test_the_networks_own_ports_are_refused_when_they_are_configured_as_names(
+    forwarded: tuple[RawClient, PathHop, Target, Target], spelling: str
+) -> None:
+    raw, relay, *own = forwarded
+    circuit_id, origin = raw.build(relay)
+    for target in own:
+        ended = _begin(raw, circuit_id, origin, spelling, target.port)
+        assert isinstance(ended, StreamEnded)
+        assert ended.reason is EndReason.POLICY
+        assert not target.accepted
+    with Target(echo) as other:
+        assert isinstance(_begin(raw, circuit_id, origin, spelling, other.port), Opened)
+
+
+class SlowNames:
+    """Names under ".slow" are looked up until `released`; `asked` are all."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.released = threading.Event()
+        self.asked: list[str] = []
+        self._real = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self._look_up)
+
+    def _look_up(self, host: Any, *arguments: Any, **named: Any) -> Any:
+        self.asked.append(host)
+        if str(host).endswith(".slow"):
+            assert self.released.wait(PATIENCE)
+            raise socket.gaierror
+        return self._real(host, *arguments, **named)
+
+
+@pytest.fixture
+def slow_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowNames]:
+    names = SlowNames(monkeypatch)
+    yield names
+    names.released.set()
+
+
+def test_names_that_are_looked_up_for_ever_hold_up_no_other_circuit(
+    raw: RawClient, victim: Member, slow_names: SlowNames
+) -> None:
+    one, slow = raw.build(hop(victim))
+    two, quick = raw.build(hop(victim))
+    for number in range(look_ups.RESOLVERS):
+        slow.endpoint.begin(f"target{number}.slow", 80, 0.0)
+        slow.endpoint.resolve(f"name{number}.slow", 0.0)
+    raw.flush(one, slow)
+    quick.endpoint.resolve("localhost", 0.0)
+    raw.flush(two, quick)
+    answered = _answer(raw, quick)
+    assert isinstance(answered, Answered)
+    assert answered.addresses
+    assert len(slow_names.asked) == look_ups.RUNNING + 1
+
+
+def test_a_name_of_a_stream_that_has_ended_is_not_looked_up(
+    raw: RawClient, victim: Member, slow_names: SlowNames
+) -> None:
+    circuit_id, origin = raw.build(hop(victim))
+    for number in range(look_ups.RUNNING):
+        origin.endpoint.begin(f"target{number}.slow", 80, 0.0)
+    given_up = origin.endpoint.begin("given-up.slow", 80, 0.0)
+    raw.flush(circuit_id, origin)
+    wait_until(lambda: len(slow_names.asked) == look_ups.RUNNING)
+    origin.endpoint.reset(given_up, EndReason.DONE)
+    raw.flush(circuit_id, origin)
+    assert not origin.receive([raw.cell().body], 0.0)  # the exit's END
+    origin.endpoint.resolve("localhost", 0.0)
+    raw.flush(circuit_id, origin)
+    slow_names.released.set()
+    while not any(isinstance(action, Answered) for action in origin.receive([raw.cell().body], 0.0)):
+        pass  # what became of the others
+    assert "given-up.slow" not in slow_names.asked
+
+
+def test_names_of_a_circuit_that_has_ended_are_not_looked_up(
+    raw: RawClient, victim: Member, slow_names: SlowNames
+) -> None:
+    one, slow = raw.build(hop(victim))
+    for number in range(look_ups.RUNNING):
+        slow.endpoint.resolve(f"name{number}.slow", 0.0)
+    slow.endpoint.begin("given-up.slow", 80, 0.0)
+    slow.endpoint.resolve("given-up-too.slow", 0.0)
+    raw.flush(one, slow)
+    wait_until(lambda: len(slow_names.asked) == look_ups.RUNNING)
+    raw.say(one, Command.DESTROY, encode_destroy(DestroyReason.FINISHED))
+    assert raw.cell().command == Command.DESTROY
+    raw.build(hop(victim))  # by now all that belongs to the first is over
+    slow_names.released.set()
+    wait_until(lambda: not victim.relay.relay._exit._look_ups._queues)
+    assert len(slow_names.asked) == look_ups.RUNNING
+
+
+def test_a_target_that_vanishes_is_noticed(raw: RawClient, victim: Member) -> None:
+    """The kernel asks a silent one whether it is there; a test cannot take a target away without a word."""
+    circuit_id, origin = raw.build(hop(victim))
+    with Target(echo) as target:
+        assert isinstance(_begin(raw, circuit_id, origin, target.host, target.port), Opened)
+        (sock,) = (
+            member._sock
+            for member in list(victim.relay.relay.pump._members)
+            if isinstance(member, Plug) and member._sock.getpeername()[1] == target.port
+        )
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        told = [
+            sock.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        ]
+        assert told == [120, 30, 4]
+
+
 def test_a_flood_of_begin_is_refused_with_limit(victim: Member, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay_module, "BEGIN_BURST", 2)
     monkeypatch.setattr(relay_module, "BEGIN_RATE", 0)
-    raw = RawClient(victim)
+    raw = RawClient(victim.address)
     circuit_id, origin = raw.build(hop(victim))
     with Target(echo) as target:
         for _ in range(2):
@@ -545,7 +683,7 @@ def test_a_flood_of_begin_is_refused_with_limit(victim: Member, monkeypatch: pyt
 
 
 def test_an_exit_ends_its_targets_when_the_client_hangs_up(victim: Member) -> None:
-    raw = RawClient(victim)
+    raw = RawClient(victim.address)
     circuit_id, origin = raw.build(hop(victim))
     with Target(echo) as target:
         assert isinstance(_begin(raw, circuit_id, origin, target.host, target.port), Opened)
@@ -559,7 +697,7 @@ def test_looking_for_idle_links_survives_links_that_come_and_go(victim: Member) 
     errors: list[Exception] = []
     raws: list[RawClient] = []
     for _ in range(20):
-        raws.append(RawClient(victim))
+        raws.append(RawClient(victim.address))
         try:
             relay._check_idle()
         except RuntimeError as error:

@@ -86,7 +86,7 @@ def a_link_to_each(member: Member) -> Iterator[dict[int, RawClient]]:
         workers = pids(member)
         assert len(workers) == COUNT
         for _ in range(100):  # that one of two gets none of 100: 2^-99
-            raw = RawClient(member)
+            raw = RawClient(member.address)
             stack.callback(raw.close)
             links[peer_of(raw.peer.sock.getsockname(), workers)] = raw
             if links.keys() == workers:

@@ -5,11 +5,12 @@ from ipaddress import ip_address
 
 import pytest
 
-from common.directory.addresses import parse_address
+from common.directory.addresses import IpAddress, parse_address
 from common.directory.exit_policy import ExitPolicy
 from common.net.deadline import Deadline
 from common.net.pump import Pump
 from common.roles.exit import Exit
+from common.wire.messages import BeginFlags
 
 ALL = ExitPolicy.parse("accept 0.0.0.0/0:*, accept [::]/0:*")
 OWN = [parse_address(text) for text in ("10.0.0.1:9001", "0.0.0.0:9002", "[::]:9003", "[2001:db8::1]:9004")]
@@ -39,3 +40,9 @@ def test_the_networks_own_ports_are_refused(exit_: Exit, text: str, port: int) -
 @pytest.mark.parametrize(("text", "port"), [("10.0.0.2", 9001), ("127.0.0.1", 9001), ("10.0.0.1", 9002), ("::1", 9004)])
 def test_the_same_ports_of_other_hosts_are_allowed(exit_: Exit, text: str, port: int) -> None:
     assert exit_.allows(ip_address(text), port)
+
+
+def test_a_zone_hides_no_port_of_the_network(exit_: Exit) -> None:
+    found: list[IpAddress] = []
+    exit_.look_up(None, lambda: True, "[2001:db8::1%1]", BeginFlags.ANY, lambda addresses, _: found.extend(addresses))
+    assert [exit_.allows(address, 9004) for address in found] == [False]
