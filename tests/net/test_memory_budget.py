@@ -45,7 +45,7 @@ class RawCircuit:
     """A circuit, on a link of its own, of a client that need not keep to any rule."""
 
     def __init__(self, *path: Member) -> None:
-        self.raw = raw = RawClient(path[0])
+        self.raw = raw = RawClient(path[0].address)
         self.id, self.origin = raw.build(*map(hop, path))
         while not self.origin.built:
             self.flush()
