@@ -1,8 +1,9 @@
 """Accepts TLS connections: a listening socket, one thread that accepts, a short-lived thread for each handshake.
 
-A stranger can hold one handshake for `HANDSHAKE_TIME` and no longer, and `MAX_HANDSHAKES` at once. Over it the
-newest is closed, or with `drop_oldest` the oldest: an honest handshake takes milliseconds, so those that last are
-the strangers'. Nothing here logs a peer's address.
+A stranger can hold one handshake for `HANDSHAKE_TIME` and no longer, and there are `MAX_HANDSHAKES` at once. For
+one more the oldest is broken off, of the address that has the most: an honest handshake takes milliseconds, so
+those that last are the strangers', and who opens many from one address drives out his own. Nothing here logs a
+peer's address.
 """
 
 import errno
@@ -11,7 +12,9 @@ import select
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
@@ -21,6 +24,7 @@ from common.net import link_opening
 from common.net.binding import listen_on
 from common.net.deadline import Deadline
 from common.net.link import Link, LinkOwner
+from common.net.source import source_of
 
 HANDSHAKE_TIME = 10.0  # seconds: several round trips to the other side of the world, and a busy machine
 MAX_HANDSHAKES = 256  # threads of strangers at once; at 10 ms each that is 25,000 links a second
@@ -48,6 +52,12 @@ class Closable(Protocol):
 Made = TypeVar("Made", bound=Closable)
 
 
+@dataclass(slots=True)
+class _Handshake:
+    source: str | None
+    sock: socket.socket | None  # None: it is handed out, or broken off
+
+
 class Acceptor(Generic[Made]):
     """Listens from its construction on; accepts from `start` to `close`."""
 
@@ -59,7 +69,6 @@ class Acceptor(Generic[Made]):
         *,
         whose: str,
         handshake_time: float = HANDSHAKE_TIME,
-        drop_oldest: bool = False,
         shared: bool = False,
     ) -> None:
         """Binds to a host (IPv4 or IPv6) and port, 0 for a free one; raises `ConfigError` when that cannot be.
@@ -74,13 +83,12 @@ class Acceptor(Generic[Made]):
         self._on_made = on_made
         self._sentence = f"This is {whose}'s port of an onion-routing network, not a web server.\n".encode()
         self._handshake_time = handshake_time
-        self._drop_oldest = drop_oldest
         self._wake_reading, self._wake_writing = socket.socketpair()  # makes `close` an event like any other
         self._complained = float("-inf")
         self._lock = threading.Lock()  # guards `_closed` and `_handshakes`
         self._fewer = threading.Condition(self._lock)  # a handshake has ended
         self._closed = False
-        self._handshakes: dict[threading.Thread, socket.socket | None] = {}  # None: the socket is handed out
+        self._handshakes: dict[threading.Thread, _Handshake] = {}  # the oldest first
         self._thread = threading.Thread(target=self._accept_all, name=f"listener {self.address[1]}", daemon=True)
 
     def start(self) -> None:
@@ -95,9 +103,9 @@ class Acceptor(Generic[Made]):
             self._closed = True
             handshakes = dict(self._handshakes)
         self._wake_writing.close()
-        for sock in handshakes.values():
-            if sock is not None:
-                _shut(sock)
+        for handshake in handshakes.values():
+            if handshake.sock is not None:
+                _shut(handshake.sock)
         for thread in (self._thread, *handshakes):
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(deadline.left())
@@ -115,15 +123,15 @@ class Acceptor(Generic[Made]):
             if self._closed:
                 return
             try:
-                sock, _ = self._sock.accept()
-                self._begin(sock)
+                sock, (host, *_) = self._sock.accept()
+                self._begin(sock, source_of(host))
             except (OSError, RuntimeError) as error:
                 if isinstance(error, OSError) and error.errno not in _EXHAUSTED:
                     continue  # this one connection failed
                 self._complain(error)
                 pause.poll(_PAUSE * 1_000)
 
-    def _begin(self, sock: socket.socket) -> None:
+    def _begin(self, sock: socket.socket, source: str | None) -> None:
         """Starts a handshake's thread; raises `RuntimeError` when the system gives none."""
         thread = threading.Thread(
             target=self._run_handshake, args=(sock,), name=f"handshake {next(_numbers)}", daemon=True
@@ -132,7 +140,7 @@ class Acceptor(Generic[Made]):
             if self._closed or not self._has_room():
                 sock.close()
                 return
-            self._handshakes[thread] = sock
+            self._handshakes[thread] = _Handshake(source, sock)
         try:
             thread.start()
         except RuntimeError:
@@ -141,15 +149,21 @@ class Acceptor(Generic[Made]):
             raise
 
     def _has_room(self) -> bool:
-        """Requires `_lock`. The thread of the oldest, once broken off, makes room in a moment."""
-        if len(self._handshakes) >= MAX_HANDSHAKES and self._drop_oldest:
-            for thread, sock in self._handshakes.items():
-                if sock is not None:
-                    _shut(sock)
-                    self._handshakes[thread] = None
-                    break
+        """Requires `_lock`. The thread of a handshake that is broken off makes room in a moment."""
+        if len(self._handshakes) >= MAX_HANDSHAKES:
+            self._break_one_off()
             self._fewer.wait_for(lambda: len(self._handshakes) < MAX_HANDSHAKES, _PAUSE)
         return len(self._handshakes) < MAX_HANDSHAKES and not self._closed
+
+    def _break_one_off(self) -> None:
+        pending = [handshake for handshake in self._handshakes.values() if handshake.sock is not None]
+        sources = Counter(handshake.source for handshake in pending)
+        most = max(sources.values(), default=0)
+        for handshake in pending:
+            if handshake.sock is not None and sources[handshake.source] == most:
+                _shut(handshake.sock)
+                handshake.sock = None
+                return
 
     def _run_handshake(self, sock: socket.socket) -> None:
         try:
@@ -178,7 +192,7 @@ class Acceptor(Generic[Made]):
         made = self._make(sock, deadline)
         with self._lock:
             closed = self._closed
-            self._handshakes[threading.current_thread()] = None
+            self._handshakes[threading.current_thread()].sock = None
         if closed:
             made.close()
             return

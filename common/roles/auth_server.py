@@ -105,7 +105,6 @@ class AuthServer:
             lambda sock, deadline: self._accept(sock, context, deadline),
             self._begin,
             whose="a login server",
-            drop_oldest=True,
         )
 
     # ---- any thread ----

@@ -16,10 +16,10 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from ipaddress import IPv6Address, ip_address
 
-from common.directory.addresses import Address, unmap
+from common.directory.addresses import Address
 from common.errors import Closed, ConfigError, OnionError, ProtocolError
+from common.net.source import source_of
 from common.roles import gateway_link as link
 from common.roles.gateway_dial import MAX_DIALS
 from common.roles.gateway_peer import RECV_SIZE, Peer
@@ -153,7 +153,7 @@ class Connections:
                 log.warning("cannot accept connections: %s", error.strerror)
                 self._selector.unregister(listener)  # until the next sweep: it would be ready again at once
                 return
-            source = _source(str(address[0]))
+            source = source_of(str(address[0]))
             if self._has_room(source):
                 self._add(sock, source)
             else:
@@ -214,14 +214,6 @@ class Connections:
         if interest != peer.interest:
             peer.interest = interest
             self._selector.modify(peer.sock, interest, peer)
-
-
-def _source(host: str) -> str | None:
-    """What an address counts for: itself, in IPv6 its /64; None for loopback."""
-    ip = unmap(ip_address(host.partition("%")[0]))
-    if ip.is_loopback:
-        return None
-    return ip.packed[:8].hex() if isinstance(ip, IPv6Address) else str(ip)
 
 
 def _listen(address: Address) -> socket.socket:

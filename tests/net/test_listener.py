@@ -7,11 +7,11 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from common.errors import Closed, ConfigError
+from common.errors import ConfigError
 from common.net import link_opening
 from common.net import listener as listener_module
 from common.net.deadline import Deadline
@@ -174,24 +174,27 @@ def test_a_handshake_without_hello_is_closed_at_the_deadline() -> None:
         assert host.links == []
 
 
-def test_over_the_cap_the_newest_is_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener_module, "MAX_HANDSHAKES", 2)
+def test_a_flood_of_silent_connections_does_not_keep_others_out() -> None:
     host = Host()
-    with listening(host) as listener:
-        silent = [socket.create_connection(listener.address) for _ in range(2)]
-        with socket.create_connection(listener.address) as third:
-            assert everything(third) == b""
-        for sock in silent:
-            sock.shutdown(socket.SHUT_WR)
-            assert everything(sock) == b""
-            sock.close()
-        host_is_up = False
-        while not host_is_up:  # a slot is free a moment after its socket closed
-            try:
-                works(listener, host)
-                host_is_up = True
-            except Closed as error:
-                assert "handshake failed" in str(error)
+    with listening(host) as listener, ExitStack() as stack:
+        for _ in range(300):  # more than handshakes at once, and none of them ends by itself
+            stack.enter_context(socket.create_connection(listener.address))
+        for _ in range(10):
+            works(listener, host)
+
+
+def test_who_opens_many_connections_from_one_address_drives_out_his_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "MAX_HANDSHAKES", 8)
+    monkeypatch.setattr(listener_module, "source_of", lambda host: host)  # loopback is one address otherwise
+    host = Host()
+    with listening(host) as listener, ExitStack() as stack:
+        slow = stack.enter_context(socket.create_connection(listener.address, PATIENCE, ("127.0.0.2", 0)))
+        flood = [stack.enter_context(socket.create_connection(listener.address)) for _ in range(30)]
+        assert everything(flood[0]) == b""
+        raw = RawPeer(slow, server_side=False)
+        raw.handshake()
+        raw.hello()
+        host.wait_for(lambda: len(host.links) == 1)
 
 
 def test_close_breaks_off_handshakes_and_lets_links_live() -> None:

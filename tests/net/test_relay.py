@@ -188,7 +188,7 @@ def test_what_is_not_a_link_ends_and_leaves_nothing(victim: Member, data: bytes)
 
 def test_silent_strangers_do_not_keep_others_out(victim: Member) -> None:
     address = victim.address.host, victim.address.port
-    silent = [socket.create_connection(address) for _ in range(100)]
+    silent = [socket.create_connection(address) for _ in range(300)]
     raw = RawClient(victim.address)
     raw.build(hop(victim))
     raw.close()
