@@ -63,10 +63,15 @@ class Link:
         identity: bytes | None,
         reader: CellReader,
         early: list[Cell],
+        source: str | None,
     ) -> None:
-        """`identity`: whom we dialled, None for who dialled us; `early`: the cells that came with HELLO."""
+        """`identity`: whom we dialled, None for who dialled us; `early`: the cells that came with HELLO.
+
+        `source`: what the peer's address counts for, see there.
+        """
         self.identity = identity
         self.dialled = identity is not None
+        self.source = source
         self.name = f"link {next(_numbers)}" + (f" to {identity.hex()[:8]}" if identity else "")
         self.closed = False
         self.opened_at = monotonic()

@@ -9,6 +9,7 @@ from common.net.deadline import Deadline
 from common.net.handshake import connect, receive, send_all, shake_hands, text_of, tune
 from common.net.kernel_queue import limit_arrivals
 from common.net.link import Link, LinkOwner
+from common.net.source import source_of
 from common.net.tls import TlsSession, client_context
 from common.wire.cells import Cell, Command, choose_version, encode_cell, encode_hello
 from common.wire.framing import CellReader
@@ -39,6 +40,7 @@ def _open(
         limit_arrivals(sock)
         shake_hands(sock, tls, identity, deadline)
         early = _greet(sock, tls, reader, deadline)
+        source = source_of(sock.getpeername()[0])
         sock.setblocking(False)
     except AuthenticationFailed:
         sock.close()
@@ -47,7 +49,7 @@ def _open(
         sock.close()
         reason = getattr(error, "reason", None) or DestroyReason.UNREACHABLE
         raise Closed(f"the link's handshake failed: {text_of(error)}", reason) from None
-    return Link(sock, tls, owner, identity, reader, early)
+    return Link(sock, tls, owner, identity, reader, early, source)
 
 
 def _greet(sock: socket.socket, tls: TlsSession, reader: CellReader, deadline: Deadline) -> list[Cell]:

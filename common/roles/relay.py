@@ -8,7 +8,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -28,13 +27,14 @@ from common.net.tls import server_context
 from common.net.turn import TURN
 from common.roles.exit import Exit
 from common.roles.limits import TokenBucket
-from common.roles.links import Links
+from common.roles.links import Links, Place
 from common.roles.memory_budget import MemoryBudget
 from common.roles.relay_circuit import RelayCircuit
 from common.wire.cells import Command
 
 DIAL_TIMEOUT = 10.0  # seconds to reach the next relay; a client gives a circuit about as long
 MAX_DIALS = 128  # links being dialled at a time: each is a short-lived thread
+DIALS_SHARE = 16  # of them for what came from one address: dead ones last 10 s, honest ones well below one
 CREATE_RATE, CREATE_BURST = 1_000, 2_000  # per link: a handshake costs 0.3 ms of this relay's time
 BEGIN_RATE, BEGIN_BURST = 5_000, 10_000  # per link, which many clients' circuits may share
 IDLE_CHECK = 30.0  # seconds between looks for links that nobody uses
@@ -49,6 +49,12 @@ class RelayIdentity:
     public: bytes
     certificate: Path
     key: Path
+
+
+@dataclass(slots=True, eq=False)
+class _Dial:
+    holder: str | Link  # of whose share it is
+    waiting: list[tuple[RelayCircuit, bytes]]  # circuits that go on by the link, and their CREATE
 
 
 class Relay:
@@ -80,7 +86,8 @@ class Relay:
         self.address = advertise or listened
         self._exit = Exit(self.pump, policy, [*network_ports, listened, self.address])
         self._budget = MemoryBudget(self.links, self.pump, self._exit.early)
-        self._dials = threading.BoundedSemaphore(MAX_DIALS)
+        self._dials_lock = threading.Lock()  # guards `_dials`
+        self._dials: dict[Place, _Dial] = {}
         self._buckets_lock = threading.Lock()  # guards the table's shape
         self._buckets: dict[Link, tuple[TokenBucket, TokenBucket]] = {}
 
@@ -148,27 +155,42 @@ class Relay:
         return circuit
 
     def _extend(self, circuit: RelayCircuit, action: ExtendTo) -> None:
-        """By a link that is up at once, else on a short-lived thread: the pump never waits."""
-        link = self.links.find((action.host, action.port), action.identity)
-        if link is not None:
-            self._extend_by(circuit, link, action.create)
-        elif self._dials.acquire(blocking=False):
-            dial = partial(self._dial, circuit, action)
-            threading.Thread(target=dial, name="dial", daemon=True).start()
-        else:
-            raise TooLarge("too many links being dialled")
+        """By a link that is up at once, else when it is: the pump never waits."""
+        place = action.identity, action.host, action.port
+        with self._dials_lock:
+            link = self.links.find((action.host, action.port), action.identity)
+            if link is None:
+                dial = self._dials.get(place) or self._begin_dial(place, circuit.link)
+                dial.waiting.append((circuit, action.create))
+                return
+        self._extend_by(circuit, link, action.create)
 
-    def _dial(self, circuit: RelayCircuit, action: ExtendTo) -> None:
+    def _begin_dial(self, place: Place, link: Link) -> _Dial:
+        """On a short-lived thread. Requires `_dials_lock`."""
+        holder = link.source or link
+        held = sum(dial.holder == holder for dial in self._dials.values())
+        if len(self._dials) >= MAX_DIALS or held >= DIALS_SHARE:
+            raise TooLarge("too many links being dialled")
+        threading.Thread(target=self._dial, args=place, name="dial", daemon=True).start()
+        dial = self._dials[place] = _Dial(holder, [])
+        return dial
+
+    def _dial(self, identity: bytes, host: str, port: int) -> None:
+        link = None
+        deadline = Deadline(DIAL_TIMEOUT)
         try:
-            address = self._dialable(action.host, action.port)
-            link = self.links.obtain(address, action.identity, Deadline(DIAL_TIMEOUT))
+            address = self._dialable(host, port)  # cannot be broken off, but is not given time of its own
+            link = self.links.obtain(address, identity, deadline)
         except (Closed, AuthenticationFailed) as error:
             _logger.debug("cannot extend: %s", error)
-            circuit.end(DestroyReason.UNREACHABLE)
-            return
         finally:
-            self._dials.release()
-        self._extend_by(circuit, link, action.create)
+            with self._dials_lock:
+                waiting = self._dials.pop((identity, host, port)).waiting
+        for circuit, create in waiting:
+            if link is None:
+                circuit.end(DestroyReason.UNREACHABLE)
+            else:
+                self._extend_by(circuit, link, create)
 
     def _dialable(self, host: str, port: int) -> tuple[str, int]:
         """A numeric address to dial; raises `Closed`.

@@ -18,6 +18,7 @@ from common.crypto.handshake import Create, Suite
 from common.directory.addresses import Address
 from common.directory.exit_policy import ExitPolicy
 from common.errors import AuthenticationFailed, Closed, DestroyReason, EndReason
+from common.net import link_opening
 from common.net.deadline import Deadline
 from common.net.plug import Plug
 from common.ops.keystore import load_or_create_identity, load_or_create_onion_keys
@@ -488,6 +489,103 @@ def test_a_circuit_that_is_destroyed_while_its_extension_is_dialled_leaves_nothi
         wait_until(lambda: mute.accepted)
         raw.say(circuit_id, Command.DESTROY, encode_destroy(DestroyReason.FINISHED))
         assert raw.destroyed(circuit_id) is DestroyReason.FINISHED
+
+
+def _extend(raw: RawClient, path: PathHop, *next_hops: PathHop) -> list[tuple[int, Origin]]:
+    """A circuit for each, EXTEND said."""
+    circuits = [raw.build(path, next_hop) for next_hop in next_hops]
+    for circuit_id, origin in circuits:
+        raw.flush(circuit_id, origin)
+    return circuits
+
+
+def _nobody(target: Target, count: int) -> list[PathHop]:
+    """So many relays that are not, at an address."""
+    return [PathHop(os.urandom(32), os.urandom(32), target.host, target.port) for _ in range(count)]
+
+
+def _refusal(raw: RawClient, victim: Member, target: Target) -> DestroyReason:
+    """How one more EXTEND ends."""
+    ((circuit_id, _),) = _extend(raw, hop(victim), *_nobody(target, 1))
+    return raw.destroyed(circuit_id)
+
+
+def test_extends_to_silent_addresses_do_not_take_the_dials_of_others(raw: RawClient, victim: Member) -> None:
+    other = RawClient(victim.address)
+    with Target(silent) as mute, Target(echo) as wrong:  # the second fails at once: it speaks no TLS
+        circuits = _extend(raw, hop(victim), *_nobody(mute, relay_module.DIALS_SHARE))
+        assert _refusal(raw, victim, wrong) is DestroyReason.LIMIT
+        assert _refusal(other, victim, wrong) is DestroyReason.UNREACHABLE
+        raw.build(hop(victim))  # what needs no dial goes on
+    for _ in circuits:
+        assert decode_destroy(raw.cell().body) is DestroyReason.UNREACHABLE
+    other.close()
+
+
+def test_more_dials_than_the_limit_are_refused_and_their_places_come_back(victim: Member) -> None:
+    raws = [RawClient(victim.address) for _ in range(relay_module.MAX_DIALS // relay_module.DIALS_SHARE)]
+    last = RawClient(victim.address)
+    with Target(echo) as wrong:
+        with Target(silent) as mute:
+            for raw in raws:
+                _extend(raw, hop(victim), *_nobody(mute, relay_module.DIALS_SHARE))
+            assert _refusal(last, victim, wrong) is DestroyReason.LIMIT
+        wait_until(lambda: not victim.relay.relay._dials)
+        for raw in (last, *raws):
+            raw.close()
+        again = RawClient(victim.address)
+        assert _refusal(again, victim, wrong) is DestroyReason.UNREACHABLE
+        again.close()
+
+
+def test_many_links_from_one_address_have_one_share_of_the_dials(
+    victim: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_opening, "source_of", lambda host: host)  # loopback is exempt otherwise
+    raws = [RawClient(victim.address) for _ in range(relay_module.DIALS_SHARE)]
+    last = RawClient(victim.address)
+    with Target(silent) as mute:
+        for raw in raws:
+            _extend(raw, hop(victim), *_nobody(mute, 1))
+            raw.build(hop(victim))  # the relay has got to know of it
+        assert _refusal(last, victim, mute) is DestroyReason.LIMIT
+    for raw in (last, *raws):
+        raw.close()
+
+
+def test_circuits_to_the_same_relay_wait_for_one_dial(
+    raw: RawClient, victim: Member, network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def slow(host: str, port: int) -> list[str]:
+        go_on.wait(PATIENCE)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(relay_module, "_numeric_hosts", slow)
+    known = hop(network.members[1])
+    named = PathHop(known.identity, known.onion_key, "localhost", known.port)  # by this name there is no link
+    circuits = dict(_extend(raw, hop(victim), *[named] * (relay_module.DIALS_SHARE + 4)))
+    raw.build(hop(victim))  # the relay has taken them all
+    assert threads().count("dial") == 1
+    go_on.set()
+    for _ in list(circuits):
+        cell = raw.cell()
+        circuits.pop(cell.circuit_id).receive([cell.body], 0.0)  # which opens EXTENDED of that relay alone
+
+
+def test_a_look_up_takes_its_time_from_the_dial(
+    raw: RawClient, victim: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(host: str, port: int) -> list[str]:
+        time.sleep(0.2)
+        return ["127.0.0.1"]
+
+    monkeypatch.setattr(relay_module, "DIAL_TIMEOUT", 0.1)
+    monkeypatch.setattr(relay_module, "_numeric_hosts", slow)
+    with Target(silent) as mute:
+        assert _refusal(raw, victim, mute) is DestroyReason.UNREACHABLE
+        assert not mute.accepted, "it was dialled after its time"
 
 
 def test_a_hop_that_answers_extend_itself_is_found_out(network: InProcess) -> None:
