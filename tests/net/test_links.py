@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import AuthenticationFailed, Closed, DestroyReason, TooLarge, Unexpected
+from common.net import link_opening
 from common.net.deadline import Deadline
 from common.net.link import Link
 from common.net.listener import Listener
@@ -18,7 +19,7 @@ from common.roles import links as links_module
 from common.roles.links import CircuitSide, Links
 from common.wire.cells import Bytes, Command
 from tests.net.in_process import PATIENCE, threads, wait_until
-from tests.net.links import node
+from tests.net.links import Recorder, end, node, start
 from tests.system.targets import unused_port
 
 
@@ -251,6 +252,27 @@ def test_no_more_circuits_than_the_limit(pair: Pair, monkeypatch: pytest.MonkeyP
         pair.near.register(link, Side())
     with pytest.raises(TooLarge):
         pair.near.register(link, Side())
+
+
+def test_a_link_beyond_the_limit_is_closed_and_the_others_go_on(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_module, "MAX_LINKS", 1)
+    link, circuit_id, side = pair.circuit()
+    owner = Recorder()
+    beyond = link_opening.dial(pair.address, pair.identity, owner, Deadline(PATIENCE))
+    start(beyond)
+    owner.wait_for_end()  # as soon as it is up
+    with pytest.raises(Closed):  # the near side has its one link too
+        pair.near.obtain(("localhost", pair.address[1]), pair.identity, Deadline(PATIENCE))
+    assert pair.near.all == [link]
+    link.send(circuit_id, Command.RELAY, b"fine")
+    pair.sides[circuit_id].wait(bodies=1)
+    assert not side.ended
+    link.close()
+    wait_until(lambda: not pair.far.all)
+    pair.circuit()
+    end(beyond)
 
 
 def test_a_dialled_link_without_circuits_is_closed_after_a_while(
