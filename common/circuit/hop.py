@@ -2,6 +2,9 @@
 
 A hop starts FRESH. EXTEND makes it a middle for good; BEGIN or RESOLVE makes it the exit for good. What is not in
 the table is `Unexpected`. DROP is legal always.
+
+A relay cannot know its place, and a hostile client may build on for ever: A, B, A, B. So EXTENDED fills its cell,
+which is a long one anyway. Each relay before it adds a layer, and with too many of them there is no room for one.
 """
 
 from collections.abc import Sequence
@@ -94,6 +97,7 @@ class Hop:
             raise Malformed("not a CREATED")
         self.state = HopState.MIDDLE
         self.endpoint.tell(Extended(bytes(created)))
+        self.endpoint.tell(Drop(self.endpoint.packing.room))
 
     def _receive_messages(self, inner: Bytes, proof: Bytes, now: float, actions: list[Action]) -> None:
         messages = [message for message in decode_messages(inner) if not isinstance(message, Drop)]

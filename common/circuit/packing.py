@@ -98,6 +98,11 @@ class Packing:
             outgoing.append((encode_data_header(stream_id, count), piece, count))
             self._size += _HEADER_SIZE + count
 
+    @property
+    def room(self) -> int:
+        """Bytes of data of one more message that fills the cell, of what waits and is less than one."""
+        return self._max_messages - self._size - _HEADER_SIZE
+
     def take_cells(self, now: float, *, full: bool = False) -> list[bytes]:
         """The cell bodies to send now, sealed and in order; messages that fit together share a cell.
 

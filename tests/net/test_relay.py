@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from common.circuit import origin as origin_module
 from common.circuit.actions import Answered, Opened, StreamEnded
 from common.circuit.origin import Origin, PathHop
+from common.crypto import onion as onion_module
 from common.crypto.handshake import Create, Suite
+from common.crypto.layers import MAX_HOPS
 from common.directory.addresses import Address
 from common.directory.exit_policy import ExitPolicy
 from common.errors import AuthenticationFailed, Closed, DestroyReason, EndReason
@@ -586,6 +589,22 @@ def test_a_look_up_takes_its_time_from_the_dial(
     with Target(silent) as mute:
         assert _refusal(raw, victim, mute) is DestroyReason.UNREACHABLE
         assert not mute.accepted, "it was dialled after its time"
+
+
+@pytest.mark.parametrize("suite", list(Suite))
+def test_a_circuit_of_more_hops_than_layers_have_room_for_ends(
+    raw: RawClient, victim: Member, network: InProcess, monkeypatch: pytest.MonkeyPatch, suite: Suite
+) -> None:
+    for module in (origin_module, onion_module):  # a hostile client's own
+        monkeypatch.setattr(module, "MAX_HOPS", 100)
+    origin = Origin([hop(victim), hop(network.members[1])] * 10, suite)
+    raw.say(1, Command.CREATE, origin.create)
+    origin.created(raw.cell().body)
+    for _ in range(MAX_HOPS):  # one more than honest clients ask for
+        raw.flush(1, origin)
+        origin.receive([raw.cell().body], 0.0)
+    raw.flush(1, origin)
+    assert raw.destroyed(1) is DestroyReason.LIMIT
 
 
 def test_a_hop_that_answers_extend_itself_is_found_out(network: InProcess) -> None:

@@ -8,7 +8,7 @@ import pytest
 from common.circuit.actions import Deliver, ExtendTo, LookUp, OpenTarget, PassOn
 from common.circuit.hop import TABLE, Got, Hop, HopState
 from common.crypto.handshake import HopKeys, Suite
-from common.crypto.layers import SUITES, Kind
+from common.crypto.layers import MAX_HOPS, SUITES, Kind
 from common.crypto.onion import LayerStack
 from common.errors import AuthenticationFailed, Malformed, ProtocolError, TooLarge, Unexpected
 from common.wire.cells import MAX_BODY
@@ -111,7 +111,7 @@ def test_extend_is_handed_on_and_answered() -> None:
     bench = Bench()
     assert bench.says(EXTEND) == [ExtendTo("next", 9_001, NEXT, b"c" * CREATE_BODY)]
     bench.hop.extended(CREATED)
-    assert bench.hears() == [Extended(CREATED)]
+    assert [message for message in bench.hears() if not isinstance(message, Drop)] == [Extended(CREATED)]
     assert bench.passes(b"the next hop's layer") == [PassOn([b"the next hop's layer"])]
 
 
@@ -172,6 +172,20 @@ def test_created_that_nobody_asked_for_is_refused(state: HopState) -> None:
     STATES[state](bench)
     with pytest.raises(Unexpected):
         bench.hop.extended(CREATED)
+
+
+@BOTH
+def test_extended_leaves_room_for_the_hops_of_a_path_and_no_more(suite: Suite) -> None:
+    bench = Bench(suite)
+    extending(bench)
+    bench.hop.extended(CREATED)
+    (cell,) = bench.hop.take_cells(0)
+    before = Bench(suite)
+    middle(before)
+    for _ in range(MAX_HOPS - 1):
+        (cell,) = before.hop.receive_backward([cell])
+    with pytest.raises(TooLarge):
+        before.hop.receive_backward([cell])
 
 
 @pytest.mark.parametrize("size", [0, 1, CREATED_BODY - 1, CREATED_BODY + 1, MAX_BODY])
