@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -561,11 +562,11 @@ def test_circuits_to_the_same_relay_wait_for_one_dial(
 ) -> None:
     go_on = threading.Event()
 
-    def slow(host: str, port: int) -> list[str]:
+    def slow(host: str, port: int) -> list[IPv4Address]:
         go_on.wait(PATIENCE)
-        return ["127.0.0.1"]
+        return [IPv4Address("127.0.0.1")]
 
-    monkeypatch.setattr(relay_module, "_numeric_hosts", slow)
+    monkeypatch.setattr(relay_module, "_ips", slow)
     known = hop(network.members[1])
     named = PathHop(known.identity, known.onion_key, "localhost", known.port)  # by this name there is no link
     circuits = dict(_extend(raw, hop(victim), *[named] * (relay_module.DIALS_SHARE + 4)))
@@ -580,12 +581,12 @@ def test_circuits_to_the_same_relay_wait_for_one_dial(
 def test_a_look_up_takes_its_time_from_the_dial(
     raw: RawClient, victim: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(host: str, port: int) -> list[str]:
+    def slow(host: str, port: int) -> list[IPv4Address]:
         time.sleep(0.2)
-        return ["127.0.0.1"]
+        return [IPv4Address("127.0.0.1")]
 
     monkeypatch.setattr(relay_module, "DIAL_TIMEOUT", 0.1)
-    monkeypatch.setattr(relay_module, "_numeric_hosts", slow)
+    monkeypatch.setattr(relay_module, "_ips", slow)
     with Target(silent) as mute:
         assert _refusal(raw, victim, mute) is DestroyReason.UNREACHABLE
         assert not mute.accepted, "it was dialled after its time"
