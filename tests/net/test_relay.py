@@ -135,12 +135,13 @@ def victim(network: InProcess, bystander: tuple[Client, socket.socket]) -> Itera
     wait_until(lambda: len(client.pool.circuits) >= 3)
     circuit = circuit_of(client)
     member = network.members[0]
-    for dialled in network.members[1:]:  # so that a test that extends adds no link
-        raw = RawClient(member.address)
-        circuit_id, origin = raw.build(hop(member), hop(dialled))
-        raw.flush(circuit_id, origin)
-        origin.receive([raw.cell().body], 0.0)
-        raw.close()
+    for other in network.members[1:]:  # so that a test that extends adds no link, there or back
+        for dialling, dialled in ((member, other), (other, member)):
+            raw = RawClient(dialling.address)
+            circuit_id, origin = raw.build(hop(dialling), hop(dialled))
+            raw.flush(circuit_id, origin)
+            origin.receive([raw.cell().body], 0.0)
+            raw.close()
     wait_until(lambda: not any(name.startswith(("handshake", "dial")) for name in threads()))
     wait_until(lambda: sum(not link.dialled for link in member.links) <= 4)
     base = _counts(member)
