@@ -24,6 +24,7 @@ from common.wire.cells import LONG_CELL
 QUEUE_TIME = 0.010  # seconds: the pump comes round within half of that, also on a busy machine
 LEAST = 16_384  # bytes: one long cell
 MOST = 131_072  # bytes: two batches of a link
+PASSING = LONG_CELL + 4_096  # bytes by which short cells may pass a path's limit, as one long cell may
 LONG_PATH = 0.010  # seconds there and back: from there on a queue in the network is worth a look
 LOOK, SELDOM = 0.010, 1.0  # seconds from look to look on a long path, and on another
 STILL = 4  # segments: the window of a BBR that stands still
@@ -53,14 +54,14 @@ class KernelQueue:
         "_was_full",
         "allowed",
         "path_full",
-        "still",
+        "short_only",
     )
 
     def __init__(self, sock: socket.socket) -> None:
         self.allowed = MOST  # bytes that may be unsent
         # What the poller will not tell the end of:
         self.path_full = False  # there was no room
-        self.still = False  # there is none for a long cell
+        self.short_only = False  # there was none for a long cell
         self._sock = sock
         self._path = PathQueue()
         self._look_at = 0.0
@@ -74,13 +75,17 @@ class KernelQueue:
             self.adapt(now)
         room, limit = most, self._path.limit
         self.path_full = False
+        self.short_only = now < self._still_until
         if limit:
-            room = min(room, limit - self._ask(_UNACKNOWLEDGED))
-            if room <= 0:
-                self.path_full = self._was_full = True
+            left = limit - self._ask(_UNACKNOWLEDGED)
+            if left <= 0:
+                self._was_full = self.short_only = True
+                left += PASSING
+                self.path_full = left <= 0
+            room = min(room, left)
         if self.allowed < most and room > 0:
             room = min(room, self.allowed - self._ask(_UNSENT))
-        return min(room, LONG_CELL - 1) if self.still else room
+        return min(room, LONG_CELL - 1) if self.short_only else room
 
     def wait(self) -> float:
         """Seconds after which a full path may have room."""
@@ -114,7 +119,6 @@ class KernelQueue:
         elif now >= self._still_again:
             self._still_until = now + STILL_TIME + round_trip
             self._still_again = now + STILL_REST
-        self.still = now < self._still_until
 
     def _ask(self, what: int) -> int:
         try:

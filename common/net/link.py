@@ -345,7 +345,7 @@ class Link:
                     self._wait_for_room()
                 break
             with self._lock:
-                cells = outbox.take(room, now, one=not kernel.still)
+                cells = outbox.take(room, now, one=not kernel.short_only)
             if not cells:
                 self._wait_for_path()
                 break

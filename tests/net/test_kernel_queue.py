@@ -17,6 +17,7 @@ from common.net.kernel_queue import (
     LEAST,
     LOOK,
     MOST,
+    PASSING,
     QUEUE_TIME,
     STILL,
     STILL_REST,
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tell
 _SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
 SLOW = 1_000_000  # bytes a second
 MIDDLE = 5_000_000
+LIMIT = 70_000  # bytes on their way
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def test_a_long_path_is_looked_at_and_may_be_full(
     assert queue.room(5.0 + LOOK / 2, MOST) == MOST
     assert queue.room(5.0 + LOOK, MOST) == MOST
     assert [values[0] for values in looks] == [5.0, 5.0 + LOOK]
-    assert not queue.still
+    assert not queue.short_only
     _, round_trip, variation, least, acked, full = looks[-1]
     assert not full
     assert 0 < least <= round_trip < 1
@@ -126,6 +128,32 @@ def test_a_long_path_is_looked_at_and_may_be_full(
     assert [values[-1] for values in looks[-2:]] == [True, False], "whether it was full since the last look"
 
 
+@pytest.mark.parametrize(
+    ("flying", "room", "short_only"),
+    [
+        (LIMIT - LONG_CELL, LONG_CELL, False),
+        (LIMIT - 1, 1, False),
+        (LIMIT, LONG_CELL - 1, True),
+        (LIMIT + PASSING - 1, 1, True),
+        (LIMIT + PASSING, 0, True),
+    ],
+)
+def test_short_cells_pass_a_paths_limit_by_a_little(
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    flying: int,
+    room: int,
+    short_only: bool,
+) -> None:
+    """As the last long cell did: a quiet circuit's need not wait until that is acknowledged."""
+    monkeypatch.setattr(KernelQueue, "_ask", lambda _queue, what: flying if what == termios.TIOCOUTQ else 0)
+    queue = KernelQueue(pair[0])
+    queue._path = cast("PathQueue", SimpleNamespace(limit=LIMIT))
+    assert queue.room(5.0, MOST) == room
+    assert queue.short_only == short_only
+    assert queue.path_full == (room == 0)
+
+
 class Told:
     """What a kernel tells of a connection with 50 ms there and back, changed by the test."""
 
@@ -143,12 +171,12 @@ def test_a_tcp_that_stands_still_gets_no_long_cell(
     assert queue.room(5.0, MOST) == MOST
     told.window = STILL
     assert queue.room(5.0 + LOOK / 10, MOST) == LONG_CELL - 1, "it is seen before the next long cell goes"
-    assert queue.still
+    assert queue.short_only
     assert not queue.path_full
     assert 0 < queue.wait() < STILL_TIME / 5
     told.window = STILL + 1
     assert queue.room(5.1, MOST) == MOST
-    assert not queue.still
+    assert not queue.short_only
 
 
 def test_a_window_that_stays_small_is_no_standstill(
@@ -175,7 +203,7 @@ def test_a_short_path_carries_enough_with_a_small_window(
     told, queue = Told(monkeypatch), KernelQueue(pair[0])
     told.window, told.least = 1, 1_000
     assert queue.room(5.0, MOST) == MOST
-    assert not queue.still
+    assert not queue.short_only
 
 
 def test_the_window_is_where_it_is_taken_for(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -361,7 +361,7 @@ def test_drain_waits_for_the_kernel_and_not_longer_than_its_deadline() -> None:
 class FullPath:
     """A kernel's queue that has room once `opened`, and says that the path is full until then."""
 
-    still = False
+    short_only = False
 
     def __init__(self, opened: threading.Event, seconds: float) -> None:
         self.path_full = False
@@ -385,8 +385,8 @@ class StillPath(FullPath):
     """One that has room for short cells only until then."""
 
     def room(self, _now: float, most: int) -> int:
-        self.still = not self._opened.is_set()
-        return LONG_CELL - 1 if self.still else most
+        self.short_only = not self._opened.is_set()
+        return LONG_CELL - 1 if self.short_only else most
 
 
 def settle(link: Link) -> None:
