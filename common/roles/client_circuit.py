@@ -196,7 +196,7 @@ class ClientCircuit(CircuitEnd):
         opening.let_go()
         if reason in RETRIED:
             if reason is not EndReason.CIRCUIT_CLOSED:
-                opening.avoid.add(self.exit.descriptor.identity)
+                opening.refused_by(self.exit.descriptor.identity, reason)
             self.retry(opening)
         else:
             opening.fail(reason)
@@ -298,7 +298,13 @@ class ClientCircuit(CircuitEnd):
                     return  # it was `doubt`'s; or the circuit has ended meanwhile, and it is asked elsewhere
                 if addresses if question.sought is Sought.NAME else name:
                     raise Unexpected("the answer to another question")
-                if self._questions.pop(stream_id, None) is not None:
+                if self._questions.pop(stream_id, None) is None:
+                    return
+                if reason is EndReason.LIMIT:
+                    question.let_go()
+                    question.refused_by(self.exit.descriptor.identity, reason)
+                    self.retry(question)
+                else:
                     question.answer(reason, addresses, name)
             case _:
                 self.perform(action, attachment)

@@ -171,6 +171,13 @@ class Links:
         with self._lock:
             return [side for table in self._tables.values() for side in list(table.values())]
 
+    def unowned(self, link: Link) -> int:
+        """Bytes that wait on a link for circuits that are over: answers that a peer asks for and does not read."""
+        with self._lock:
+            sides = dict(self._tables.get(link, {}))
+        owned = sum(link.backlog(circuit_id) for circuit_id, side in sides.items() if side is not _CLOSING)
+        return link.waiting - owned
+
     @property
     def carried(self) -> int:
         """Bytes carried since the start: what came over links or what left over links, whichever is more.

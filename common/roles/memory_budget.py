@@ -22,6 +22,7 @@ from common.roles.links import Links
 
 BUDGET = 536_870_912  # bytes: 64 circuits' whole windows, or a thousand stalled streams' first ones
 KEPT = 3 / 4  # of the budget is left: a quarter has to come again before each circuit is asked again
+MOST_UNOWNED = 8_388_608  # bytes on a link: answers about thousands of circuits, to a peer that does not read
 LOOK = 0.25  # seconds from one look to the next, which takes 0.1 to 0.3 ms with 2,000 streams
 
 _logger = logging.getLogger(__name__)
@@ -50,7 +51,13 @@ class MemoryBudget:
             self._shed(held - int(KEPT * BUDGET), plugs)
 
     def _shed(self, excess: int, plugs: list[Plug]) -> None:
-        """Ends the circuits that hold the most, until `excess` bytes are free."""
+        """Ends links full of what is no circuit's, then the circuits that hold the most, until enough is free."""
+        for link in self._links.all:
+            unowned = self._links.unowned(link)
+            if unowned > MOST_UNOWNED:
+                _logger.warning("%s: it holds %d bytes of no circuit, and is ended", link.name, unowned)
+                link.close("the link is overloaded", DestroyReason.LIMIT)
+                excess -= unowned
         rests: defaultdict[CircuitEnd, list[Plug]] = defaultdict(list)  # of streams that are over, still delivered
         for plug in plugs:
             if isinstance(plug.owner, Attachment) and not plug.owner.live:

@@ -107,7 +107,7 @@ class CircuitPool:
         while not wish.settled:
             if wish.tries >= MAX_TRIES:
                 if not wish.pending:
-                    wish.fail(EndReason.POLICY if wish.avoid else EndReason.CIRCUIT_CLOSED)
+                    wish.fail(wish.refusal if wish.avoid else EndReason.CIRCUIT_CLOSED)
                 return False
             circuit = self._claim(wish)
             if circuit is None:
@@ -121,7 +121,7 @@ class CircuitPool:
             wish.fail(EndReason.CIRCUIT_CLOSED)
             return False
         if not wish.pending and self._hopeless(wish):
-            wish.fail(EndReason.POLICY)
+            wish.fail(wish.refusal)
             return False
         return True
 
@@ -281,17 +281,19 @@ class CircuitPool:
             spare = max(0, SPARE - len(self._circuits.unused))
             wanted = len({(wish.era, wish.isolation) for wish in self._waiting}) + spare
             count = 0 if self._closed else max(0, min(wanted, MAX_BUILDING) - self._building)
-            idle = self._take_idle(len(self._circuits) + self._building + count - MAX_CIRCUITS)
-            count = max(0, min(count, MAX_CIRCUITS - len(self._circuits) - self._building))
+            room = MAX_CIRCUITS - len(self._circuits) - len(self._retired) - self._building
+            idle = self._take_idle(count - room)
+            count = max(0, min(count, room + len(idle)))
             threads = [threading.Thread(target=self._run, name="builder", daemon=True) for _ in range(count)]
             self._building += count
             self._builders.update(threads)
             full = not (self._building or self._closed)  # though somebody waits
-            refused = [wish for wish in self._waiting if not wish.pending] if full else []
+            refused = list(self._waiting) if full else []
         for circuit in idle:
             circuit.end()
         for wish in refused:
-            wish.fail(EndReason.LIMIT)
+            if not wish.pending:
+                wish.fail(EndReason.LIMIT)
         for thread in threads:
             thread.start()
 
@@ -407,7 +409,7 @@ class CircuitPool:
             self._changed.notify_all()
         self._refresh()
         if wish is not None and isinstance(error, DirectoryError) and not wish.pending and self._hopeless(wish):
-            wish.fail(EndReason.POLICY)
+            wish.fail(wish.refusal)
 
     def _serve_waiting(self) -> None:
         with self._changed:

@@ -20,6 +20,7 @@ from common.directory.addresses import Address, IpAddress, is_private, unmap
 from common.directory.exit_policy import ExitPolicy, is_special
 from common.errors import AuthenticationFailed, Closed, DestroyReason, TooLarge
 from common.net.deadline import Deadline
+from common.net.handshake import text_of
 from common.net.link import Link
 from common.net.listener import Listener
 from common.net.pump import Pump
@@ -35,6 +36,7 @@ from common.wire.cells import Command
 DIAL_TIMEOUT = 10.0  # seconds to reach the next relay; a client gives a circuit about as long
 MAX_DIALS = 128  # links being dialled at a time: each is a short-lived thread
 DIALS_SHARE = 16  # of them for what came from one address: dead ones last 10 s, honest ones well below one
+MAX_WAITING = 1_024  # circuits for one of them: what clients behind one guard begin in its 10 s, and more
 CREATE_RATE, CREATE_BURST = 1_000, 2_000  # per link: a handshake costs 0.3 ms of this relay's time
 BEGIN_RATE, BEGIN_BURST = 5_000, 10_000  # per link, which many clients' circuits may share
 IDLE_CHECK = 30.0  # seconds between looks for links that nobody uses
@@ -55,6 +57,14 @@ class RelayIdentity:
 class _Dial:
     holder: str | Link  # of whose share it is
     waiting: list[tuple[RelayCircuit, bytes]]  # circuits that go on by the link, and their CREATE
+
+    def add(self, circuit: RelayCircuit, create: bytes) -> None:
+        """Raises `TooLarge`. Those that have ended meanwhile make room."""
+        if len(self.waiting) >= MAX_WAITING:
+            self.waiting = [each for each in self.waiting if not each[0].closed]
+        if len(self.waiting) >= MAX_WAITING:
+            raise TooLarge("too many circuits wait for one link")
+        self.waiting.append((circuit, create))
 
 
 class Relay:
@@ -161,7 +171,7 @@ class Relay:
             link = self.links.find((action.host, action.port), action.identity)
             if link is None:
                 dial = self._dials.get(place) or self._begin_dial(place, circuit.link)
-                dial.waiting.append((circuit, action.create))
+                dial.add(circuit, action.create)
                 return
         self._extend_by(circuit, link, action.create)
 
@@ -171,7 +181,10 @@ class Relay:
         held = sum(dial.holder == holder for dial in self._dials.values())
         if len(self._dials) >= MAX_DIALS or held >= DIALS_SHARE:
             raise TooLarge("too many links being dialled")
-        threading.Thread(target=self._dial, args=place, name="dial", daemon=True).start()
+        try:
+            threading.Thread(target=self._dial, args=place, name="dial", daemon=True).start()
+        except RuntimeError:
+            raise TooLarge("the system gives no thread for a dial") from None
         dial = self._dials[place] = _Dial(holder, [])
         return dial
 
@@ -181,12 +194,15 @@ class Relay:
         try:
             address = self._dialable(host, port)  # cannot be broken off, but is not given time of its own
             link = self.links.obtain(address, identity, deadline)
-        except (Closed, AuthenticationFailed) as error:
-            _logger.debug("cannot extend: %s", error)
-        finally:
-            with self._dials_lock:
-                waiting = self._dials.pop((identity, host, port)).waiting
+        except (Closed, AuthenticationFailed, OSError) as error:  # the last: no descriptor is left
+            _logger.debug("cannot extend: %s", text_of(error))
+        except Exception:
+            _logger.exception("unexpected error in a dial")
+        with self._dials_lock:
+            waiting = self._dials.pop((identity, host, port)).waiting
         for circuit, create in waiting:
+            if circuit.closed:
+                continue
             if link is None:
                 circuit.end(DestroyReason.UNREACHABLE)
             else:

@@ -41,6 +41,7 @@ class Wish(ABC):
         self.isolation = isolation
         self.tries = 0
         self.avoid: set[bytes] = set()  # identities of exits that refused
+        self.refusal = EndReason.POLICY  # what it fails with when no exit is left: LIMIT if one had too much to do
         self.timer: Timer | None = None
         self.era: int | None = None  # of the pool, when it was asked for: circuits are not shared across eras
         self.asked: list[ClientCircuit] = []  # circuits it was begun on
@@ -76,6 +77,12 @@ class Wish(ABC):
         """A circuit will not answer."""
         with self._lock:
             self.pending -= 1
+
+    def refused_by(self, exit_: bytes, reason: EndReason) -> None:
+        """An exit (its identity) does not serve it now: another one may."""
+        self.avoid.add(exit_)
+        if reason is EndReason.LIMIT:
+            self.refusal = reason
 
     def settle(self) -> bool:
         """True for the first caller, who then tells the application; False for all others."""

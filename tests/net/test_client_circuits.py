@@ -17,6 +17,7 @@ from common.directory.guards import decode
 from common.errors import ConfigError, DirectoryError, EndReason, Refused, TooLarge
 from common.roles import client as client_module
 from common.roles import client_circuit as client_circuit_module
+from common.roles import look_ups
 from common.roles import pool as pool_module
 from common.roles.client import Client, _Quiet
 from common.roles.client_circuit import ClientCircuit
@@ -457,7 +458,7 @@ def test_who_would_need_one_circuit_too_many_is_refused_at_once_and_with_the_rea
     with started(network) as client, Target(echo) as target:
         streams = [client.connect(target.host, target.port, (name,)) for name in "abc"]
         start = monotonic()
-        with pytest.raises(Refused, match="as many circuits in use as this client may have") as refused:
+        with pytest.raises(Refused, match="too much is asked for at once") as refused:
             client.connect(target.host, target.port, ("d",))
         assert refused.value.reason is EndReason.LIMIT
         assert monotonic() - start < FEW_SECONDS
@@ -467,6 +468,35 @@ def test_who_would_need_one_circuit_too_many_is_refused_at_once_and_with_the_rea
         assert answers(client, target, ("d",))
         for stream in streams:
             stream.close()
+
+
+def test_circuits_of_an_identity_before_count_while_they_carry_streams(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are on the guard's link too, which has a limit of its own."""
+    monkeypatch.setattr(pool_module, "MAX_CIRCUITS", 3)
+    with started(network) as client, Target(echo) as target:
+        streams = [client.connect(target.host, target.port, (name,)) for name in "abc"]
+        client.new_identity()
+        with pytest.raises(Refused, match="too much is asked for at once"):
+            client.connect(target.host, target.port, ("d",))
+        for stream in streams:
+            stream.close()
+        wait_until(lambda: not client.pool._retired)
+        assert answers(client, target, ("d",))
+
+
+@pytest.mark.parametrize("asked", ["a stream", "an address"])
+def test_exits_that_have_too_much_to_do_are_not_taken_for_ones_that_refuse(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setattr(look_ups, "MAX_LOOKUPS", 0)
+    with started(network) as client, pytest.raises(Refused) as refused:
+        if asked == "a stream":
+            client.connect("localhost", 1)
+        else:
+            client.resolve("localhost")
+    assert refused.value.reason is EndReason.LIMIT
 
 
 # ---- new identity

@@ -281,6 +281,28 @@ def test_links_that_hold_too_much_together_end_the_circuit_that_holds_the_most_a
             circuit.open(target)
 
 
+def test_a_link_full_of_what_is_no_circuits_ends_and_no_circuit_does(
+    relay: Member, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers to DESTROY for circuits that never were, to a peer that does not read them."""
+    kept = build(relay)
+    before = set(relay.links)
+    stranger = RawClient(relay.address)
+    wait_until(lambda: set(relay.links) - before)
+    (link,) = set(relay.links) - before
+    ended = encode_destroy(DestroyReason.FINISHED)
+    number = 0
+    while link.waiting < 2 * MUCH:
+        number += 1
+        stranger.say(number, Command.DESTROY, ended)
+    monkeypatch.setattr(memory_budget, "MOST_UNOWNED", MUCH)
+    allow(monkeypatch, held(relay) - 1)
+    wait_until(lambda: link.closed)
+    stranger.close()
+    with Target(echo) as target:
+        kept.open(target)
+
+
 # ---- at a client
 
 

@@ -1,5 +1,6 @@
 """A relay and what may come to its port: every bad input ends its own circuit or link, and nothing else."""
 
+import errno
 import os
 import secrets
 import socket
@@ -591,6 +592,34 @@ def test_a_look_up_takes_its_time_from_the_dial(
     with Target(silent) as mute:
         assert _refusal(raw, victim, mute) is DestroyReason.UNREACHABLE
         assert not mute.accepted, "it was dialled after its time"
+
+
+def test_circuits_that_wait_for_one_dial_have_a_bound_and_those_that_end_make_room(
+    raw: RawClient, victim: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "MAX_WAITING", 3)
+    with Target(silent) as mute:
+        (nobody,) = _nobody(mute, 1)
+        (first, _), *_ = _extend(raw, hop(victim), *[nobody] * 3)
+        ((late, _),) = _extend(raw, hop(victim), nobody)
+        assert raw.destroyed(late) is DestroyReason.LIMIT
+        raw.say(first, Command.DESTROY, encode_destroy(DestroyReason.FINISHED))
+        assert raw.cell().command == Command.DESTROY
+        _extend(raw, hop(victim), nobody)
+        raw.build(hop(victim))  # the relay has taken it
+    for _ in range(3):
+        assert decode_destroy(raw.cell().body) is DestroyReason.UNREACHABLE
+
+
+def test_a_dial_that_gets_no_descriptor_ends_the_circuits_that_wait_for_it(
+    raw: RawClient, victim: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(victim.relay.relay.links, "obtain", fail)
+    with Target(echo) as target:
+        assert _refusal(raw, victim, target) is DestroyReason.UNREACHABLE
 
 
 @pytest.mark.parametrize("suite", list(Suite))
