@@ -20,7 +20,7 @@ from common.circuit.actions import (
 from common.circuit.congestion import CongestionWindow
 from common.circuit.packing import Packing, Seal
 from common.circuit.stream import OWES_END, TAKES_DATA, UNMOVED_BY_DATA, Event, Side, State, Stream, next_state
-from common.circuit.window import CIRCUIT_WINDOW, CircuitReceiveWindow, CircuitSendWindow
+from common.circuit.window import CIRCUIT_WINDOW, STREAM_WINDOW, CircuitReceiveWindow, CircuitSendWindow
 from common.crypto.layers import PROOF
 from common.errors import EndReason, TooLarge, Unexpected, WindowViolated
 from common.wire.cells import Bytes
@@ -376,9 +376,15 @@ class Endpoint:
             raise Unexpected(f"{event.name} for a stream id that was used")
         if len(self._streams) >= MAX_TABLE:
             raise TooLarge("too many streams on the circuit")
-        learned = self._learned // (len(self._streams) + 1)
+        learned = self._learned // (self._receiving() + 1)
         self._streams[stream_id] = Stream(self._side, next_state(self._side, State.IDLE, event), now, learned)
         self._highest = stream_id
+
+    def _receiving(self) -> int:
+        """How many streams may bring DATA; of many, how many there are, as nothing is shared among so many."""
+        if len(self._streams) >= MAX_ADVANCE // STREAM_WINDOW:
+            return len(self._streams)
+        return sum(stream.state in TAKES_DATA for stream in self._streams.values())
 
     def _known(self, stream_id: int, event: Event) -> Stream | None:
         """The stream, or None when it is closed and `event` is legal then; raises `Unexpected`."""

@@ -8,8 +8,8 @@ from common.circuit.congestion import INITIAL
 from common.circuit.endpoint import MAX_ADVANCE, OVERDRAFT, QUIET, Endpoint
 from common.circuit.stream import Side
 from common.circuit.window import CIRCUIT_WINDOW, STREAM_WINDOW
-from common.errors import WindowViolated
-from common.wire.messages import Begin, Connected, Data, Mark, Message, Sendme, decode_messages
+from common.errors import EndReason, WindowViolated
+from common.wire.messages import Begin, Connected, Data, Direction, End, Mark, Message, Sendme, decode_messages
 
 PROOF = b"p" * 16
 CELL = 15_855
@@ -221,4 +221,16 @@ def test_streams_that_are_open_together_share_the_window_that_another_grew_to() 
         windows.append(end._streams[stream_id].receive_window.window)
     assert windows[:3] == [MAX_ADVANCE // 2, MAX_ADVANCE // 3, MAX_ADVANCE // 4]
     assert windows[-1] == STREAM_WINDOW
+    assert MAX_ADVANCE // len(windows) < STREAM_WINDOW
     assert MAX_ADVANCE + sum(window for window in windows if window > STREAM_WINDOW) < 28e6
+
+
+def test_a_stream_whose_other_side_has_ended_shares_no_window() -> None:
+    """It brings nothing more; an upload follows the one before at once, while that waits for its target's end."""
+    end = client()
+    end._learned = MAX_ADVANCE
+    (before,) = end._streams
+    end.receive([End(before, Direction.SENDING, EndReason.DONE)], PROOF, 0.0)
+    stream_id = end.begin("target", 1, 0.0)
+    assert end._streams.keys() == {before, stream_id}
+    assert end._streams[stream_id].receive_window.window == MAX_ADVANCE
