@@ -22,7 +22,7 @@ from common.net.path_queue import PathQueue
 from common.wire.cells import LONG_CELL
 
 QUEUE_TIME = 0.010  # seconds: the pump comes round within half of that, also on a busy machine
-LEAST = 16_384  # bytes: one long cell
+LEAST = LONG_CELL  # bytes
 MOST = 131_072  # bytes: two batches of a link
 PASSING = LONG_CELL + 4_096  # bytes by which short cells may pass a path's limit, as one long cell may
 LONG_PATH = 0.010  # seconds there and back: from there on a queue in the network is worth a look
