@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from common.ops import lifecycle, logs
 from common.ops.config import load_client
 from common.ops.files import private_folder
-from common.roles.login_screen import run_login
+from common.roles.prompt.login_screen import run_login
 
 
 def run(argv: Sequence[str]) -> int:

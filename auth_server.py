@@ -9,7 +9,7 @@ from common.ops import lifecycle, logs, memory
 from common.ops.config import load
 from common.ops.keystore import load_or_create_identity
 from common.ops.reload import Reload
-from common.roles.auth_server import AuthServer
+from common.roles.auth_server.auth_server import AuthServer
 
 
 def run() -> int:

@@ -11,18 +11,18 @@ from common.ops import lifecycle, logs, memory
 from common.ops.config import PREFIX, ClientCommand, ClientConfig, load_client
 from common.ops.files import private_folder
 from common.ops.reload import Reload
-from common.roles.client import Client
-from common.roles.client_run import make_client, running_client
-from common.roles.control import control
-from common.roles.programs import AddressNotices
-from common.roles.progress import StartProgress
-from common.roles.proxy import Proxy, ProxyRules
-from common.roles.starting import Starting
+from common.roles.client.client import Client
+from common.roles.client.client_run import make_client, running_client
+from common.roles.client.control import control
+from common.roles.client.progress import StartProgress
+from common.roles.client.starting import Starting
+from common.roles.proxy.programs import AddressNotices
+from common.roles.proxy.proxy import Proxy, ProxyRules
 
 if TYPE_CHECKING:
-    from common.roles.answers import Answers
-    from common.roles.listed_relay import ListedRelay
-    from common.roles.login_screen import LoginScreen
+    from common.roles.prompt.answers import Answers
+    from common.roles.prompt.login_screen import LoginScreen
+    from common.roles.relay.listed_relay import ListedRelay
 
 STOP_TIMEOUT = 5.0  # seconds in which what is queued at the relay may still leave
 
@@ -41,7 +41,7 @@ def run(argv: Sequence[str]) -> int:
     if command.name in ("", "relay"):
         return prompt(config, command.name or "prompt")
     if command.name == "server" and (command.login.direct or config.login is None):
-        from common.roles.login_screen import run_login  # noqa: PLC0415  only who logs in loads it
+        from common.roles.prompt.login_screen import run_login  # noqa: PLC0415  only who logs in loads it
 
         return run_login(config, command.login)
     return ask(config, command)
@@ -51,7 +51,7 @@ def ask(config: ClientConfig, command: ClientCommand) -> int:
     """One choice of the prompt, or `status`."""
     from rich.console import Console  # noqa: PLC0415  the proxy port starts without all that
 
-    from common.roles.answers import Answers, check_argument, show_clients  # noqa: PLC0415  nor this
+    from common.roles.prompt.answers import Answers, check_argument, show_clients  # noqa: PLC0415  nor this
 
     console = Console()
     if command.name == "status":
@@ -80,7 +80,7 @@ def answer(answers: "Answers", config: ClientConfig, command: ClientCommand) -> 
         case "git":
             answers.git(command.argument, repositories=command.repositories, as_json=command.as_json)
         case "server":
-            from common.roles.login_screen import editing  # noqa: PLC0415
+            from common.roles.prompt.login_screen import editing  # noqa: PLC0415
 
             login_screen(answers, config).run(command.login, editing())
         case _:
@@ -98,8 +98,8 @@ def prompt(config: ClientConfig, program: str) -> int:
 
         from rich.console import Console  # noqa: PLC0415
 
-        from common.roles.answers import Answers  # noqa: PLC0415
-        from common.roles.prompt import Prompt, history  # noqa: PLC0415
+        from common.roles.prompt.answers import Answers  # noqa: PLC0415
+        from common.roles.prompt.prompt import Prompt, history  # noqa: PLC0415
 
         answers = Answers(client, Console(), Console(stderr=True), config.browser, config.github_api)
         stack.callback(answers.close)
@@ -110,7 +110,7 @@ def prompt(config: ClientConfig, program: str) -> int:
 
 def login_screen(answers: "Answers", config: ClientConfig) -> "LoginScreen":
     """The login server's, through the network."""
-    from common.roles.login_screen import LoginScreen, through  # noqa: PLC0415
+    from common.roles.prompt.login_screen import LoginScreen, through  # noqa: PLC0415
 
     return LoginScreen(through(answers.client), config.login, config.state, answers.console, answers.errors)
 
@@ -125,7 +125,7 @@ def serving_relay(config: ClientConfig) -> "Iterator[ListedRelay | None]":
         load_or_create_family_key,
         load_or_create_identity,
     )
-    from common.roles.listed_relay import ListedRelay  # noqa: PLC0415  nor this
+    from common.roles.relay.listed_relay import ListedRelay  # noqa: PLC0415  nor this
 
     family = config.relay_family_key
     keys = config.state / "relay"

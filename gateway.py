@@ -9,7 +9,7 @@ from common.ops import lifecycle, logs, memory
 from common.ops.config import load
 from common.ops.keystore import load_or_create_identity
 from common.ops.reload import Reload
-from common.roles.gateway import Gateway
+from common.roles.gateway.gateway import Gateway
 
 
 def run() -> int:
@@ -34,7 +34,7 @@ def run() -> int:
         stack.callback(gateway.stop)
         http = ""
         if config.http is not None:
-            from common.roles.status_http import StatusServer  # noqa: PLC0415  a gateway without a page need not load it
+            from common.roles.gateway.status_http import StatusServer  # noqa: PLC0415  a gateway without a page need not load it
 
             http = str(stack.enter_context(StatusServer(config.http, gateway.snapshot)).address)
             logging.info("status page http://%s/", http)

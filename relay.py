@@ -8,7 +8,7 @@ from common.ops import lifecycle, logs, memory
 from common.ops.config import load
 from common.ops.keystore import load_or_create_family_key, load_or_create_identity
 from common.ops.reload import Reload
-from common.roles.listed_relay import ListedRelay
+from common.roles.relay.listed_relay import ListedRelay
 
 STOP_TIMEOUT = 5.0  # seconds in which what is queued may still leave
 

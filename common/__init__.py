@@ -6,7 +6,7 @@ It is imported when it is first asked for, so that a daemon does not load the cl
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from common.roles.client import Client
+    from common.roles.client.client import Client
 
 __all__ = ["Client"]
 
@@ -14,7 +14,7 @@ __all__ = ["Client"]
 def __getattr__(name: str) -> Any:
     """`common.Client`."""
     if name == "Client":
-        from common.roles.client import Client  # noqa: PLC0415
+        from common.roles.client.client import Client  # noqa: PLC0415
 
         return Client
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,18 @@ WAITING = {
     "selectors", "asyncio", "concurrent", "multiprocessing", "signal", "socketserver", "http", "urllib",
 }  # fmt: skip
 
-# The longest prefix of a file's path decides; each allows itself too.
+BELOW_ROLES = {
+    "common.errors", "common.wire", "common.crypto", "common.directory", "common.circuit", "common.login", "common.net",
+    "common.ops",
+}  # fmt: skip
+ROLES_SHARE = {
+    "common.roles.circuit_end", "common.roles.gateway_link", "common.roles.limits", "common.roles.links",
+    "common.roles.memory_budget",
+}  # fmt: skip
+OF_A_ROLE = BELOW_ROLES | ROLES_SHARE
+
+# The longest prefix of a file's path decides; each allows itself too, but for one with a slash at its end: what
+# roles share knows no role.
 MAY_IMPORT: dict[str, set[str]] = {
     "common/__init__": {"common"},
     "common/errors": set(),
@@ -28,10 +39,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "common/circuit": {"common.errors", "common.wire", "common.crypto"},
     "common/login": {"common.errors", "common.wire", "common.crypto"},
     "common/net": {"common.errors", "common.wire.cells", "common.wire.framing"},
-    "common/roles": {"common"},
+    "common/roles/": OF_A_ROLE,
+    "common/roles/gateway": OF_A_ROLE,
+    "common/roles/relay": OF_A_ROLE,
+    "common/roles/client": OF_A_ROLE,
+    "common/roles/proxy": OF_A_ROLE | {"common.roles.client"},
+    "common/roles/auth_server": OF_A_ROLE,
+    "common/roles/auth_client": OF_A_ROLE,
+    "common/roles/prompt": OF_A_ROLE | {"common.roles.client", "common.roles.proxy", "common.roles.auth_client"},
     "common/ops": {"common.errors", "common.wire", "common.crypto", "common.directory", "common.net.deadline"},
     "common/ops/launcher": {
-        "common.errors", "common.directory", "common.net.deadline", "common.ops", "common.roles.bootstrap",
+        "common.errors", "common.directory", "common.net.deadline", "common.ops", "common.roles.client.bootstrap",
     },
 }
 SCRIPTS_MAY_IMPORT = {"common.roles", "common.ops"}
@@ -126,9 +144,13 @@ def test_no_code_from_data_and_no_guessable_numbers(path: Path) -> None:
         ("common/login/x.py", "from common.crypto import scram\nfrom common.wire import codec", []),
         ("common/login/x.py", "import sqlite3\nfrom common.circuit import hop", ["sqlite3", "common.circuit.hop"]),
         ("common/net/x.py", "import socket\nfrom common.wire.messages import Data", ["common.wire.messages.Data"]),
-        ("common/ops/x.py", "from common.roles.bootstrap import A", ["common.roles.bootstrap.A"]),
-        ("common/ops/launcher.py", "from common.roles.bootstrap import A", []),
+        ("common/ops/x.py", "from common.roles.client.bootstrap import A", ["common.roles.client.bootstrap.A"]),
+        ("common/ops/launcher.py", "from common.roles.client.bootstrap import A", []),
         ("common/roles/x.py", "from common.net.link import Link\nimport random_thing", []),
+        ("common/roles/x.py", "from common.roles.relay.exit import Exit", ["common.roles.relay.exit.Exit"]),
+        ("common/roles/relay/x.py", "from common.roles import links\nfrom common.roles.relay import exit", []),
+        ("common/roles/relay/x.py", "from common.roles.client import wish", ["common.roles.client.wish"]),
+        ("common/roles/proxy/x.py", "from common.roles.client import wish", []),
     ],
 )
 def test_the_check_itself(path: str, code: str, wrong: list[str]) -> None:

@@ -61,7 +61,7 @@ def hide_secrets(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def ask_gateway(client_config: Path) -> set[str]:
     """The nicknames that more than half of the gateways list; none when no more than half answer."""
-    from common.roles.bootstrap import DirectoryClient  # noqa: PLC0415  stop and logs need not load it
+    from common.roles.client.bootstrap import DirectoryClient  # noqa: PLC0415  stop and logs need not load it
 
     config = load("client", ["--config", str(client_config)], {})
     try:

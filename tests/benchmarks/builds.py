@@ -18,9 +18,9 @@ from common.directory.path import choose_path
 from common.errors import OnionError
 from common.net.deadline import Deadline
 from common.ops.options import SUITES
-from common.roles.client import Client
-from common.roles.client_circuit import ClientCircuit
-from common.roles.pool import PathWishes
+from common.roles.client.client import Client
+from common.roles.client.client_circuit import ClientCircuit
+from common.roles.client.pool import PathWishes
 from tests.benchmarks.socks import Failed
 
 WARM = 30  # circuits not counted: 20 ordered pairs of 5 relays have links after about these

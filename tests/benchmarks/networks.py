@@ -12,8 +12,8 @@ from common.directory.addresses import Address, parse_address
 from common.errors import DirectoryError
 from common.net.deadline import Deadline
 from common.ops.lifecycle import READY_FILE
-from common.roles.bootstrap import DirectoryClient
-from common.roles.prompt import QUESTION
+from common.roles.client.bootstrap import DirectoryClient
+from common.roles.prompt.prompt import QUESTION
 from tests.benchmarks import work
 from tests.benchmarks.builds import Builds, build_ours
 from tests.benchmarks.processes import ROOT, Child, Processes, free_ports, resident_mb

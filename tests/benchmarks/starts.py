@@ -23,10 +23,10 @@ PROGRAMS = {
     NOTHING: (),
     "relay": ("relay",),
     "gateway": ("gateway",),
-    "gateway with a status page": ("gateway", "common.roles.status_http"),
+    "gateway with a status page": ("gateway", "common.roles.gateway.status_http"),
     "client, proxy port": ("client_tor",),
-    "client, prompt": ("client_tor", "common.roles.answers", "common.roles.prompt"),
-    "client, a page as text": ("client_tor", "common.roles.answers", "common.roles.web"),
+    "client, prompt": ("client_tor", "common.roles.prompt.answers", "common.roles.prompt.prompt"),
+    "client, a page as text": ("client_tor", "common.roles.prompt.answers", "common.roles.prompt.web"),
 }  # the modules that each has loaded when it is ready
 TIMES = 20
 MOST_PACKAGES = 8  # shown

@@ -11,7 +11,7 @@ from time import perf_counter, sleep
 from typing import Any
 
 from common.ops.options import SUITES as SUITE_NAMES
-from common.roles.control import ask_all
+from common.roles.client.control import ask_all
 from tests.benchmarks import layers, sampler
 from tests.benchmarks.helper import Helper
 from tests.benchmarks.networks import Ours

@@ -30,7 +30,7 @@ from common.directory.addresses import Address, parse_address
 from common.errors import DirectoryError
 from common.net.deadline import Deadline
 from common.ops.lifecycle import READY_FILE
-from common.roles.bootstrap import DirectoryClient
+from common.roles.client.bootstrap import DirectoryClient
 from tests.benchmarks import work
 from tests.benchmarks.machine import describe
 from tests.benchmarks.processes import ROOT, Child, Processes, cpu_seconds, free_ports, resident_mb

@@ -21,7 +21,7 @@ from common.errors import OnionError
 from common.net.deadline import Deadline
 from common.net.tls import client_context
 from common.net.tls_stream import TlsStream
-from common.roles.bootstrap import DirectoryClient
+from common.roles.client.bootstrap import DirectoryClient
 from common.roles.gateway_link import (
     Hello,
     List,
@@ -35,7 +35,7 @@ from common.roles.gateway_link import (
     Welcome,
     encode,
 )
-from common.roles.registration import RegistrationState
+from common.roles.relay.registration import RegistrationState
 from tests.net.gateway_process import GatewayProcess, gateway_process
 from tests.net.registering import NETWORK, PATIENCE, RegisteringRelay, registered
 from tests.unit.directory.relays import FakeRelay

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from common.login.conversation import TRANSITIONS, Phase
-from common.roles.auth_server import AuthServer
+from common.roles.auth_server.auth_server import AuthServer
 from common.wire import login
 from common.wire.frames import encode_frame
 from common.wire.login import ErrorCode

@@ -13,12 +13,12 @@ from common.directory.addresses import Address
 from common.net.deadline import Deadline
 from common.net.link import Link
 from common.ops.keystore import Identity, load_or_create_identity
-from common.roles.bootstrap import DirectoryClient
-from common.roles.client import Client
-from common.roles.client_circuit import ClientCircuit
-from common.roles.gateway import Gateway
-from common.roles.listed_relay import ListedRelay
-from common.roles.pool import PathWishes
+from common.roles.client.bootstrap import DirectoryClient
+from common.roles.client.client import Client
+from common.roles.client.client_circuit import ClientCircuit
+from common.roles.client.pool import PathWishes
+from common.roles.gateway.gateway import Gateway
+from common.roles.relay.listed_relay import ListedRelay
 
 PATIENCE = 30.0  # seconds after which a test that hangs fails
 NETWORK = "test"

@@ -12,7 +12,7 @@ from common.crypto.scram import ScramClient, Verifier, make_verifier
 from common.directory.addresses import Address
 from common.net.tls import client_context
 from common.ops.keystore import load_or_create_identity
-from common.roles.auth_server import AuthServer
+from common.roles.auth_server.auth_server import AuthServer
 from common.wire import login
 from common.wire.frames import FrameReader
 from common.wire.login_codec import decode, encode

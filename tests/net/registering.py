@@ -17,7 +17,7 @@ from common.directory.descriptor import Descriptor, sign_descriptor
 from common.net.deadline import Deadline
 from common.net.tls import server_context
 from common.ops.keystore import Identity, load_or_create_identity
-from common.roles.registration import Registration, RegistrationState
+from common.roles.relay.registration import Registration, RegistrationState
 
 NETWORK = "test"
 PATIENCE = 20.0  # seconds after which a test that hangs fails

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from common.net.deadline import Deadline
-from common.roles import session_store, user_store
-from common.roles.auth_server import AuthServer
+from common.roles.auth_server import session_store, user_store
+from common.roles.auth_server.auth_server import AuthServer
 from common.wire import login
 from common.wire.login import EndedReason, ErrorCode
 from common.wire.login_codec import encode
@@ -62,7 +62,7 @@ def test_sign_up_log_in_and_talk(server: AuthServer) -> None:
 def test_sessions_that_ended_while_the_disk_refused_are_forgotten_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.roles.auth_server.HOUSEKEEPING", 0.1)
+    monkeypatch.setattr("common.roles.auth_server.auth_server.HOUSEKEEPING", 0.1)
     refusing = "CREATE TRIGGER full BEFORE DELETE ON sessions BEGIN SELECT RAISE(ABORT, 'no'); END"
     with (
         serving(tmp_path) as server,
@@ -319,7 +319,7 @@ def test_a_stranger_wins_no_time_by_saying_much_at_once(
     server: AuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("common.login.conversation.STRANGER_TIME", 0.5)
-    monkeypatch.setattr("common.roles.auth_connection.BURST", 2.0)
+    monkeypatch.setattr("common.roles.auth_server.connection.BURST", 2.0)
     with greeted(server) as peer:
         peer.send(*[login.Ping()] * 200)
         answered = 0
@@ -370,8 +370,8 @@ def test_members_stay_when_strangers_fill_the_server(tmp_path: Path) -> None:
 def test_requests_that_come_too_fast_are_answered_later_and_in_order(
     server: AuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.roles.auth_connection.BURST", 3.0)
-    monkeypatch.setattr("common.roles.auth_connection.RATE", 50.0)
+    monkeypatch.setattr("common.roles.auth_server.connection.BURST", 3.0)
+    monkeypatch.setattr("common.roles.auth_server.connection.RATE", 50.0)
     with greeted(server) as peer:
         peer.send(*[login.Ping()] * 20)
         assert [peer.answer() for _ in range(20)] == [login.Pong()] * 20

@@ -14,10 +14,10 @@ from common.directory.document import DirectoryDocument
 from common.errors import ConfigError, DirectoryError, StaleDocument, Unreachable
 from common.net.deadline import Deadline
 from common.ops.keystore import load_or_create_identity
-from common.roles import bootstrap
-from common.roles.bootstrap import DirectoryClient
-from common.roles.gateway import Gateway
-from common.roles.listed_relay import ListedRelay
+from common.roles.client import bootstrap
+from common.roles.client.bootstrap import DirectoryClient
+from common.roles.gateway.gateway import Gateway
+from common.roles.relay.listed_relay import ListedRelay
 from tests.net.registering import NETWORK, PATIENCE
 
 LOOPBACK = Address("127.0.0.1", 0)

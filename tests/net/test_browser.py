@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from common.directory.addresses import Address
-from common.roles import browser
-from common.roles.browser import Browser, BrowserError, Program, find
-from common.roles.client import Client
-from common.roles.status_page import StatusPage
+from common.roles.client.client import Client
+from common.roles.prompt import browser
+from common.roles.prompt.browser import Browser, BrowserError, Program, find
+from common.roles.prompt.status_page import StatusPage
 from tests.net.in_process import InProcess, wait_until
 from tests.system.targets import PATIENCE
 

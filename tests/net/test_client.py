@@ -14,11 +14,11 @@ import pytest
 
 from common.errors import DirectoryError, EndReason, Refused, Unreachable
 from common.net.deadline import Deadline
-from common.roles import exit as exit_module
-from common.roles.client import Client, _Quiet
-from common.roles.client_circuit import ClientCircuit
-from common.roles.relay_circuit import RelayCircuit
-from common.roles.wish import Opening
+from common.roles.client.client import Client, _Quiet
+from common.roles.client.client_circuit import ClientCircuit
+from common.roles.client.wish import Opening
+from common.roles.relay import exit as exit_module
+from common.roles.relay.relay_circuit import RelayCircuit
 from common.wire.cells import Bytes
 from tests.net.in_process import (
     NETWORK,

@@ -15,14 +15,14 @@ import pytest
 from common.circuit import build_timeout
 from common.directory.guards import decode
 from common.errors import ConfigError, DirectoryError, EndReason, Refused, TooLarge
-from common.roles import client as client_module
-from common.roles import client_circuit as client_circuit_module
-from common.roles import look_ups
-from common.roles import pool as pool_module
-from common.roles.client import Client, _Quiet
-from common.roles.client_circuit import ClientCircuit
-from common.roles.pool import PathWishes
-from common.roles.wish import Opening
+from common.roles.client import client as client_module
+from common.roles.client import client_circuit as client_circuit_module
+from common.roles.client import pool as pool_module
+from common.roles.client.client import Client, _Quiet
+from common.roles.client.client_circuit import ClientCircuit
+from common.roles.client.pool import PathWishes
+from common.roles.client.wish import Opening
+from common.roles.relay import look_ups
 from common.wire.cells import Bytes
 from tests.net.in_process import NETWORK, PATIENCE, InProcess, Member, circuit_of, threads, wait_until
 from tests.system.targets import Target, echo, silent

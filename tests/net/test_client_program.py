@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from common.net.deadline import Deadline
-from common.roles.prompt import worth_keeping
+from common.roles.prompt.prompt import worth_keeping
 from tests.net.in_process import NETWORK, InProcess
 from tests.system.targets import PATIENCE, VALUES, Target, WebTarget, wait_reset
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError, OnionError
-from common.roles import control
-from common.roles.client import Client
-from common.roles.control import ControlSocket, ask_all
-from common.roles.control import control as control_of
-from common.roles.views import status
+from common.roles.client import control
+from common.roles.client.client import Client
+from common.roles.client.control import ControlSocket, ask_all
+from common.roles.client.control import control as control_of
+from common.roles.client.views import status
 from tests.net.in_process import InProcess, threads
 from tests.system.targets import PATIENCE, Target, echo
 
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_used_is_a_sentence(tmp_path: Path) -> None:
 
 def test_two_clients_with_one_folder_both_answer(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from common.roles.control import ControlSocket\n"
+        "import sys; from pathlib import Path; from common.roles.client.control import ControlSocket\n"
         f"with ControlSocket(Path({str(tmp_path)!r}), lambda question: {{'me': 'other'}}):\n"
         "    print('ready', flush=True); sys.stdin.read()"
     )

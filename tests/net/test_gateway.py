@@ -27,10 +27,11 @@ from common.net.deadline import Deadline
 from common.net.tls import client_context, server_context
 from common.net.tls_stream import TlsStream
 from common.ops.keystore import load_or_create_identity
-from common.roles import gateway as gateway_module
-from common.roles import gateway_connections
-from common.roles.bootstrap import DirectoryClient
-from common.roles.gateway import Gateway
+from common.roles.client.bootstrap import DirectoryClient
+from common.roles.gateway import connections as gateway_connections
+from common.roles.gateway import gateway as gateway_module
+from common.roles.gateway.gateway import Gateway
+from common.roles.gateway.peer import Peer
 from common.roles.gateway_link import (
     Document,
     Error,
@@ -47,8 +48,7 @@ from common.roles.gateway_link import (
     compress,
     encode,
 )
-from common.roles.gateway_peer import Peer
-from common.roles.registration import RegistrationState
+from common.roles.relay.registration import RegistrationState
 from common.wire.strict_json import encode_json
 from tests.net.links import dialled_by_openssl, needs_openssl, node
 from tests.net.registering import NETWORK, PATIENCE, RegisteringRelay, registered

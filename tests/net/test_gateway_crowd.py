@@ -23,11 +23,12 @@ from common.errors import Unreachable
 from common.net.deadline import Deadline
 from common.net.tls import client_context
 from common.ops.lifecycle import raise_file_limit
-from common.roles import gateway_connections, gateway_dial
-from common.roles.bootstrap import DirectoryClient
-from common.roles.gateway import Gateway
+from common.roles.client.bootstrap import DirectoryClient
+from common.roles.gateway import connections as gateway_connections
+from common.roles.gateway import dial_back as gateway_dial
+from common.roles.gateway.gateway import Gateway
 from common.roles.gateway_link import Document, GatewayConnection, List
-from common.roles.registration import RegistrationState
+from common.roles.relay.registration import RegistrationState
 from tests.net.registering import NETWORK, PATIENCE, RegisteringRelay, registered
 from tests.net.test_gateway import running
 from tests.unit.directory.relays import FakeRelay

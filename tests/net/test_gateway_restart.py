@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.net.deadline import Deadline
-from common.roles.bootstrap import DirectoryClient
-from common.roles.registration import RegistrationState
+from common.roles.client.bootstrap import DirectoryClient
+from common.roles.relay.registration import RegistrationState
 from tests.net.gateway_process import GatewayProcess, gateway_process, refuses_to_start
 from tests.net.registering import NETWORK, PATIENCE, RegisteringRelay, registered
 

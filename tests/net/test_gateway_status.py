@@ -18,13 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from common.directory.addresses import Address
 from common.errors import ConfigError
 from common.net.deadline import Deadline
-from common.roles import status_http
-from common.roles.bootstrap import DirectoryClient
-from common.roles.gateway import Gateway
-from common.roles.gateway_snapshot import GatewaySnapshot
-from common.roles.registration import RegistrationState
-from common.roles.status_http import MAX_HEAD, MAX_REQUESTS, StatusServer, is_host_allowed
-from common.roles.status_pages import PAGES, Page
+from common.roles.client.bootstrap import DirectoryClient
+from common.roles.gateway import status_http
+from common.roles.gateway.gateway import Gateway
+from common.roles.gateway.snapshot import GatewaySnapshot
+from common.roles.gateway.status_http import MAX_HEAD, MAX_REQUESTS, StatusServer, is_host_allowed
+from common.roles.gateway.status_pages import PAGES, Page
+from common.roles.relay.registration import RegistrationState
 from tests.net.registering import NETWORK, PATIENCE, registered
 from tests.net.test_gateway import running
 

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from common.roles import github
-from common.roles.client import Client
-from common.roles.github import GitHubError, ask
+from common.roles.client.client import Client
+from common.roles.prompt import github
+from common.roles.prompt.github import GitHubError, ask
 from tests.net.in_process import InProcess, wait_until
 from tests.system.targets import PATIENCE, Target, unused_port
 

@@ -15,13 +15,13 @@ from rich.console import Console
 from common.crypto.scram import ClientFirst, ScramServer, Verifier, make_verifier
 from common.errors import Closed, OnionError
 from common.ops.login_words import LoginCommand
-from common.roles import login_connection
-from common.roles.auth_client import AuthClient, Unusable
-from common.roles.conversation import Conversation
-from common.roles.login_errors import FakeServer, LoginEnded, LoginRefused, ServerLost
-from common.roles.login_pins import KeyChanged, Pins
-from common.roles.login_screen import LoginScreen, direct
-from common.roles.passwords import TypedPasswords
+from common.roles.auth_client import connection as login_connection
+from common.roles.auth_client.auth_client import AuthClient, Unusable
+from common.roles.auth_client.errors import FakeServer, LoginEnded, LoginRefused, ServerLost
+from common.roles.auth_client.pins import KeyChanged, Pins
+from common.roles.prompt.login_prompt import LoginPrompt
+from common.roles.prompt.login_screen import LoginScreen, direct
+from common.roles.prompt.passwords import TypedPasswords
 from common.wire.login import (
     Challenge,
     Done,
@@ -381,9 +381,9 @@ def test_what_comes_from_others_does_not_drive_the_terminal(tmp_path: Path) -> N
     shown = StringIO()
     with serving(tmp_path, script) as hostile, AuthClient(direct, hostile.server, Pins(tmp_path)) as auth:
         auth.log_in(NAME, PASSWORD)
-        conversation = Conversation(auth, TypedPasswords(print), Console(file=shown, force_terminal=True))
-        conversation.say("inbox")
-        conversation.say("whoami")
+        login_prompt = LoginPrompt(auth, TypedPasswords(print), Console(file=shown, force_terminal=True))
+        login_prompt.say("inbox")
+        login_prompt.say("whoami")
     assert isinstance(hostile.heard()[-2], Read)
     assert isinstance(hostile.heard()[-1], WhoAmI)
     text = shown.getvalue()
@@ -406,7 +406,7 @@ def test_a_page_that_does_not_go_on_ends_the_inbox(tmp_path: Path) -> None:
 
 
 def test_a_mailbox_without_end_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.roles.auth_client.MOST_MAIL", 3)
+    monkeypatch.setattr("common.roles.auth_client.auth_client.MOST_MAIL", 3)
 
     def script(peer: Peer) -> None:
         peer.say(honest_login(peer))

@@ -15,10 +15,10 @@ from common.ops.keystore import (
     load_succession,
     replace_identity,
 )
-from common.roles.bandwidth import HOURS, WINDOW, Bandwidth
-from common.roles.bootstrap import DirectoryClient
-from common.roles.gateway import Gateway
-from common.roles.listed_relay import ListedRelay
+from common.roles.client.bootstrap import DirectoryClient
+from common.roles.gateway.gateway import Gateway
+from common.roles.relay.bandwidth import HOURS, WINDOW, Bandwidth
+from common.roles.relay.listed_relay import ListedRelay
 from tests.net.registering import NETWORK, PATIENCE
 from tests.net.test_gateway import running
 

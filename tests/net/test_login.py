@@ -14,12 +14,12 @@ from rich.console import Console
 from common.crypto.scram import salted_password
 from common.errors import OnionError
 from common.ops.options import LoginServer
-from common.roles.auth_client import AuthClient, Unusable
-from common.roles.auth_server import AuthServer
-from common.roles.conversation import Conversation, Misused
-from common.roles.login_errors import LoginEnded, LoginRefused, ServerLost
-from common.roles.login_pins import Pins
-from common.roles.login_screen import direct
+from common.roles.auth_client.auth_client import AuthClient, Unusable
+from common.roles.auth_client.errors import LoginEnded, LoginRefused, ServerLost
+from common.roles.auth_client.pins import Pins
+from common.roles.auth_server.auth_server import AuthServer
+from common.roles.prompt.login_prompt import LoginPrompt, Misused
+from common.roles.prompt.login_screen import direct
 from common.wire.login import EndedReason, ErrorCode, Mail, NewMail
 from tests.net.login_peer import build, serving
 from tests.system.targets import PATIENCE
@@ -255,17 +255,17 @@ class Fixed:
         return BOB
 
 
-def test_the_words_of_a_conversation(server: AuthServer, tmp_path: Path) -> None:
+def test_the_words_of_the_login_prompt(server: AuthServer, tmp_path: Path) -> None:
     file = StringIO()
 
     def said(line: str) -> str:
         file.seek(0)
         file.truncate()
-        conversation.say(line)
+        login_prompt.say(line)
         return file.getvalue().strip()
 
     with user(server, tmp_path, "alice", ALICE) as alice:
-        conversation = Conversation(alice, Fixed(), Console(file=file, width=200))
+        login_prompt = LoginPrompt(alice, Fixed(), Console(file=file, width=200))
         assert said("whoami").startswith("alice, here since 20")
         assert said("  SEND alice it's [red]me[/], \"you\"  ") == "sent to alice"
         assert said("inbox --keep").endswith("it's [red]me[/], \"you\"")
@@ -291,9 +291,9 @@ def test_the_words_of_a_conversation(server: AuthServer, tmp_path: Path) -> None
             with pytest.raises(LoginRefused, match="no such session"):
                 said(f"logout {session}")
         assert said("whoami").startswith("alice"), "what cannot be meant does not end the session"
-        assert not conversation.over
+        assert not login_prompt.over
         assert said("logout") == "logged out"
-        assert conversation.over
+        assert login_prompt.over
 
 
 def test_a_login_that_was_too_slow_asks_again_and_does_not_hash_again(
@@ -301,15 +301,15 @@ def test_a_login_that_was_too_slow_asks_again_and_does_not_hash_again(
 ) -> None:
     with connected(server, tmp_path / "alice") as alice:
         alice.sign_up("alice", ALICE)
-    monkeypatch.setattr("common.roles.auth_login.CHALLENGE_TIME", -1.0)
+    monkeypatch.setattr("common.roles.auth_server.logins.CHALLENGE_TIME", -1.0)
     hashed: list[int] = []
 
     def slow(password: bytes, salt: bytes, iterations: int) -> bytes:
-        monkeypatch.setattr("common.roles.auth_login.CHALLENGE_TIME", 60.0)  # the next one can be answered
+        monkeypatch.setattr("common.roles.auth_server.logins.CHALLENGE_TIME", 60.0)  # the next one can be answered
         hashed.append(iterations)
         return salted_password(password, salt, iterations)
 
-    monkeypatch.setattr("common.roles.auth_client.salted_password", slow)
+    monkeypatch.setattr("common.roles.auth_client.auth_client.salted_password", slow)
     with connected(server, tmp_path / "alice") as alice:
         alice.log_in("alice", ALICE)
         assert alice.who_am_i().name == "alice"
@@ -321,7 +321,7 @@ def test_a_login_that_is_always_too_slow_is_a_sentence(
 ) -> None:
     with connected(server, tmp_path / "alice") as alice:
         alice.sign_up("alice", ALICE)
-    monkeypatch.setattr("common.roles.auth_login.CHALLENGE_TIME", -1.0)
+    monkeypatch.setattr("common.roles.auth_server.logins.CHALLENGE_TIME", -1.0)
     with connected(server, tmp_path / "alice") as alice:
         with pytest.raises(LoginRefused, match=r"^the login took too long: try again$"):
             alice.log_in("alice", ALICE)

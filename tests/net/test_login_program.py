@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from common.ops.options import LoginServer
-from common.roles.auth_client import AuthClient
-from common.roles.auth_server import AuthServer
-from common.roles.login_pins import Pins
-from common.roles.login_screen import direct, through
+from common.roles.auth_client.auth_client import AuthClient
+from common.roles.auth_client.pins import Pins
+from common.roles.auth_server.auth_server import AuthServer
+from common.roles.prompt.login_screen import direct, through
 from tests.net.in_process import NETWORK, InProcess
 from tests.net.login_peer import serving
 from tests.net.test_client_program import QUIET, ROOT, Terminal, as_json, command, run, terminal

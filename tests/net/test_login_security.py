@@ -20,7 +20,7 @@ from common.errors import AuthenticationFailed
 from common.login.throttle import DEVICE_TRIES, FREE_TRIES, LONGEST_WAIT, TRIES_PER_CONNECTION
 from common.net import listener as listener_module
 from common.net.tls import client_context, server_context
-from common.roles.auth_server import AuthServer
+from common.roles.auth_server.auth_server import AuthServer
 from common.wire import login
 from common.wire.login import ErrorCode
 from tests.helpers import FakeClock
@@ -121,7 +121,7 @@ def test_a_challenge_works_on_its_connection_only(server: AuthServer) -> None:
 def test_a_challenge_expires(server: AuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
     signed_up(server, "alice")
     with greeted(server) as peer:
-        monkeypatch.setattr("common.roles.auth_login.CHALLENGE_TIME", -1.0)
+        monkeypatch.setattr("common.roles.auth_server.logins.CHALLENGE_TIME", -1.0)
         with pytest.raises(Refused, match="expired"):
             peer.log_in("alice")
         monkeypatch.undo()
@@ -235,7 +235,8 @@ def traced(server: AuthServer, name: str) -> tuple[list[login.Message], list[str
     """A failed login: the answers, the statements that SQLite ran, and the functions of ours that ran."""
     statements: list[str] = []
     calls: list[str] = []
-    looked_at = ("auth_login.py", "auth_requests.py", "user_store.py", "scram.py", "throttle.py", "names.py")
+    own = ("logins", "requests", "user_store")
+    looked_at = (*(f"auth_server/{name}.py" for name in own), "scram.py", "throttle.py", "names.py")
 
     def profile(frame: FrameType, event: str, _: object) -> None:
         code = frame.f_code
@@ -268,8 +269,8 @@ def traced(server: AuthServer, name: str) -> tuple[list[login.Message], list[str
 def test_unknown_and_known_users_get_answers_of_the_same_form_by_the_same_path(
     server: AuthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.roles.auth_server.LOOK", PATIENCE)  # the watcher reads the same database
-    monkeypatch.setattr("common.roles.auth_server.HOUSEKEEPING", PATIENCE)
+    monkeypatch.setattr("common.roles.auth_server.auth_server.LOOK", PATIENCE)  # the watcher reads the same database
+    monkeypatch.setattr("common.roles.auth_server.auth_server.HOUSEKEEPING", PATIENCE)
     signed_up(server, "alice")
     known, its_statements, its_calls = traced(server, "alice")
     nobody, same_statements, same_calls = traced(server, "nobod")
@@ -494,8 +495,8 @@ def test_garbage_at_the_port_is_closed(server: AuthServer, said: bytes) -> None:
 
 
 def test_a_peer_that_reads_nothing_holds_up_nobody(server: AuthServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.roles.auth_connection.SEND_TIME", 0.5)
-    monkeypatch.setattr("common.roles.auth_connection.BURST", 1e9)
+    monkeypatch.setattr("common.roles.auth_server.connection.SEND_TIME", 0.5)
+    monkeypatch.setattr("common.roles.auth_server.connection.BURST", 1e9)
     with member(server, "alice") as alice, greeted(server) as deaf:
         deaf.log_in("alice")
         for _ in range(20):

@@ -16,8 +16,8 @@ from common.circuit.origin import Origin
 from common.circuit.window import STREAM_WINDOW
 from common.errors import DestroyReason
 from common.roles import memory_budget
-from common.roles.exit import Exit
-from common.roles.relay_circuit import RelayCircuit
+from common.roles.relay.exit import Exit
+from common.roles.relay.relay_circuit import RelayCircuit
 from common.wire.cells import Command, decode_destroy, encode_destroy
 from common.wire.messages import Data, Drop
 from tests.net.in_process import InProcess, Member, circuit_of, receive_exactly, wait_until

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from common.roles.client import Client
-from common.roles.path_report import draw, trace_request
+from common.roles.client.client import Client
+from common.roles.prompt.path_report import draw, trace_request
 from common.wire.cells import LONG_CELL, SHORT_CELL
 from tests.net.in_process import InProcess, wait_until
 from tests.system.targets import WebTarget
@@ -113,7 +113,7 @@ def test_nobody_watches_when_the_request_is_over(client: Client, web: WebTarget)
 
 
 def test_without_an_address_a_look_up_is_traced(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.roles.path_report.LOOKED_UP", "localhost")
+    monkeypatch.setattr("common.roles.prompt.path_report.LOOKED_UP", "localhost")
     report = trace_request(client)
     # A cell may also hold the end of the stream before.
     assert [cell.messages[-1].command for cell in report.cells] == ["RESOLVE", "RESOLVED"]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from common.roles import exit as exit_module
-from common.roles import proxy as proxy_module
-from common.roles.client import Client
-from common.roles.proxy import Proxy
+from common.roles.client.client import Client
+from common.roles.proxy import proxy as proxy_module
+from common.roles.proxy.proxy import Proxy
+from common.roles.relay import exit as exit_module
 from tests.helpers import say_no_more
 from tests.net.in_process import (
     LOOPBACK,

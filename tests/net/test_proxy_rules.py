@@ -12,12 +12,12 @@ from random import Random
 import pytest
 
 from common.errors import DestroyReason, EndReason, Refused
-from common.roles import exit as exit_module
-from common.roles import programs
-from common.roles.client import Client
-from common.roles.programs import AddressNotices, programs_of
-from common.roles.proxy import Proxy, ProxyRules
-from common.roles.relay_circuit import RelayCircuit
+from common.roles.client.client import Client
+from common.roles.proxy import programs
+from common.roles.proxy.programs import AddressNotices, programs_of
+from common.roles.proxy.proxy import Proxy, ProxyRules
+from common.roles.relay import exit as exit_module
+from common.roles.relay.relay_circuit import RelayCircuit
 from common.wire.messages import Sought
 from common.wire.socks import Isolate
 from tests.net.in_process import LOOPBACK, InProcess, receive_all, receive_exactly, stream_sockets, wait_until

@@ -28,10 +28,10 @@ from common.net.deadline import Deadline
 from common.net.plug import Plug
 from common.ops.keystore import load_or_create_identity, load_or_create_onion_keys
 from common.roles import links as links_module
-from common.roles import look_ups
-from common.roles import relay as relay_module
-from common.roles.client import Client
-from common.roles.relay import Relay, RelayIdentity
+from common.roles.client.client import Client
+from common.roles.relay import look_ups
+from common.roles.relay import relay as relay_module
+from common.roles.relay.relay import Relay, RelayIdentity
 from common.wire.cells import SHORT_CELL, Cell, Command, decode_destroy, encode_cell, encode_destroy
 from common.wire.framing import CellReader
 from tests.net.in_process import (

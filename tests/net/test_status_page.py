@@ -6,9 +6,9 @@ from urllib.request import ProxyHandler, build_opener
 
 import pytest
 
-from common.roles.client import Client
-from common.roles.page import readable
-from common.roles.status_page import StatusPage, duration, render
+from common.roles.client.client import Client
+from common.roles.prompt.page import readable
+from common.roles.prompt.status_page import StatusPage, duration, render
 from tests.net.in_process import InProcess, threads
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from common.roles.client import Client
-from common.roles.download import Download
-from common.roles.web import MAX_PAGE, PageError, complete_url, fetch
+from common.roles.client.client import Client
+from common.roles.prompt.download import Download
+from common.roles.prompt.web import MAX_PAGE, PageError, complete_url, fetch
 from tests.net.in_process import InProcess, wait_until
 from tests.system.targets import BLOCK, PATIENCE, Target, pieces, unused_port, wait_reset
 

@@ -17,11 +17,11 @@ from common.directory.addresses import Address
 from common.errors import ConfigError, DestroyReason, EndReason
 from common.net.deadline import Deadline
 from common.ops.keystore import RENEW_AFTER, load_or_create_identity, load_or_create_onion_keys
-from common.roles import workers as workers_module
-from common.roles.gateway import Gateway
-from common.roles.listed_relay import ListedRelay
-from common.roles.tended_worker import MISSED_COUNTS
-from common.roles.workers import Workers
+from common.roles.gateway.gateway import Gateway
+from common.roles.relay import workers as workers_module
+from common.roles.relay.listed_relay import ListedRelay
+from common.roles.relay.tended_worker import MISSED_COUNTS
+from common.roles.relay.workers import Workers
 from common.wire.cells import Command
 from tests.net.in_process import LOOPBACK, PATIENCE, Member, threads, wait_until
 from tests.net.processes import children, is_alive, listeners, peer_of

@@ -14,7 +14,7 @@ from pathlib import Path
 from common.errors import EndReason
 from common.net.tls import client_context, server_context
 from common.ops.keystore import load_or_create_identity
-from common.roles.exit import ExitStream
+from common.roles.relay.exit import ExitStream
 from common.wire.messages import IPAddress
 
 PATIENCE = 30.0

@@ -20,10 +20,10 @@ from typing import Self
 from common.directory.addresses import Address, parse_address
 from common.directory.document import RelayEntry
 from common.net.deadline import Deadline
-from common.roles.bootstrap import DirectoryClient
-from common.roles.client import Client
-from common.roles.client_circuit import ClientCircuit
-from common.roles.pool import PathWishes
+from common.roles.client.bootstrap import DirectoryClient
+from common.roles.client.client import Client
+from common.roles.client.client_circuit import ClientCircuit
+from common.roles.client.pool import PathWishes
 from tests.net.in_process import receive_exactly
 
 ROOT = Path(__file__).resolve().parents[2]

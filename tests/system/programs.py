@@ -21,7 +21,7 @@ from common.directory.addresses import Address, parse_address
 from common.directory.document import RelayEntry
 from common.errors import DirectoryError
 from common.net.deadline import Deadline
-from common.roles.bootstrap import DirectoryClient
+from common.roles.client.bootstrap import DirectoryClient
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = "private"  # the programs' default

@@ -14,10 +14,10 @@ from time import monotonic
 import pytest
 
 from common.errors import Refused
-from common.roles import client_circuit as client_circuit_module
-from common.roles import watch as watch_module
-from common.roles.client import Client
-from common.roles.pool import ANSWER_TIME, SPARE
+from common.roles.client import client_circuit as client_circuit_module
+from common.roles.client import watch as watch_module
+from common.roles.client.client import Client
+from common.roles.client.pool import ANSWER_TIME, SPARE
 from tests.net.in_process import circuit_of, receive_all, receive_exactly
 from tests.system.network import PATIENCE, Network, Process, environment, wait_until
 from tests.system.targets import Target, WebTarget, echo, flood, silent

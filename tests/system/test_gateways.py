@@ -9,7 +9,7 @@ from common.directory.addresses import Address
 from common.directory.document import RelayEntry
 from common.errors import DirectoryError, NotEnoughSignatures, StaleDocument
 from common.net.deadline import Deadline
-from common.roles.bootstrap import DirectoryClient
+from common.roles.client.bootstrap import DirectoryClient
 from tests.system.programs import NETWORK, PATIENCE, Pin, Programs, echoed, wait_listed
 from tests.system.targets import Target, WebTarget, echo
 

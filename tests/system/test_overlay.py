@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.roles.control import ask_all
+from common.roles.client.control import ask_all
 from tests.system.targets import Target
 from tests.wide_area.hosts import WideArea
 from tests.wide_area.programs import Failed, WidePrograms

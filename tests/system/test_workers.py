@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.roles.client import Client
+from common.roles.client.client import Client
 from tests.net.in_process import receive_exactly
 from tests.net.processes import children, is_alive, listeners, peer_of
 from tests.system.launched import Launched

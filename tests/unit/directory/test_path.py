@@ -1,14 +1,11 @@
 """Paths: no repeats, no relatives, an exit that allows the port, and uniformly random."""
 
-import ast
 import secrets
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path as FilePath
 
 import pytest
 
-import common
 from common.directory.addresses import Address, neighbourhood
 from common.directory.path import MAX_HOPS, choose_path, draw_hops
 from common.errors import DirectoryError
@@ -155,16 +152,7 @@ def test_the_number_of_hops_is_uniform() -> None:
 
 
 def test_paths_come_from_a_secure_generator() -> None:
-    """The default is `secrets`, and nothing in the directory's code imports `random`."""
+    """The default is `secrets`; that nothing imports `random` is in tests/test_imports.py."""
     for function in (choose_path, draw_hops):
         defaults = [*(function.__kwdefaults__ or {}).values(), *(function.__defaults__ or ())]
         assert secrets.randbelow in defaults
-    root = FilePath(common.__file__).parent if common.__file__ else FilePath(next(iter(common.__path__)))
-    own = [*(root / "directory").glob("*.py")]
-    own += [root / "roles" / f"{name}.py" for name in ("gateway", "gateway_link", "registration", "bootstrap")]
-    for file in own:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                assert "random" not in {alias.name for alias in node.names}, file
-            if isinstance(node, ast.ImportFrom):
-                assert node.module != "random", file

@@ -1,0 +1,37 @@
+"""A client as its configuration says, for the programs that use one."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from common.ops.config import ClientConfig
+from common.roles.client.client import Client
+from common.roles.client.control import control
+from common.roles.client.pool import PathWishes
+from common.roles.client.progress import StartProgress
+
+
+@contextmanager
+def running_client(config: ClientConfig, program: str, own: bytes | None = None) -> Iterator[Client]:
+    """A client as configured, started, with its progress on standard error."""
+    with StartProgress(sys.stderr) as progress:
+        with make_client(config, progress, progress.warn, own) as client, control(client, config.state, program):
+            yield client
+
+
+def make_client(
+    config: ClientConfig,
+    progress: Callable[[int, str], None],
+    warn: Callable[[str], None],
+    own: bytes | None = None,
+) -> Client:
+    """A client as configured, inert; no circuit passes through the relay `own`."""
+    return Client(
+        config.gateways,
+        config.network,
+        cache=config.state / "directory.json",
+        guards=config.state / "guards.json",
+        wishes=PathWishes(*config.hops, config.suite, config.exclude, config.exit, own),
+        progress=progress,
+        warn=warn,
+    )
