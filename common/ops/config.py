@@ -25,7 +25,9 @@ from common.crypto.handshake import Suite
 from common.directory.addresses import Address
 from common.errors import ConfigError
 from common.ops.login_words import LoginCommand, add_login_words, login_command, login_options
-from common.ops.options import OPTIONS, GatewayPin, LoginServer, Option, is_network_file, to_toml
+from common.ops.options import OPTIONS, Option
+from common.ops.toml_writer import to_toml
+from common.ops.values import GatewayPin, LoginServer, is_network_file
 from common.wire.socks import Credentials, Isolate
 
 PROJECT = Path(__file__).resolve().parents[2]  # where the scripts are

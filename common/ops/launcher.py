@@ -10,7 +10,7 @@ from common.errors import ConfigError
 from common.ops.launcher_commands import DEFAULT_STATE, SCRIPT, Launcher
 from common.ops.launcher_state import MOST_GATEWAYS, MOST_RELAYS, Settings
 from common.ops.lifecycle import Signals, main
-from common.ops.options import MOST_WORKERS, parse_policy
+from common.ops.values import MOST_WORKERS, parse_policy
 
 _LAST_BASE_PORT = 65_535 - MOST_GATEWAYS - MOST_RELAYS
 

@@ -33,7 +33,9 @@ from common.ops.launcher_state import (
     is_gateway,
 )
 from common.ops.lifecycle import FAILED
-from common.ops.options import OPTIONS, GatewayPin, LoginServer, login_table, parse_address
+from common.ops.options import OPTIONS
+from common.ops.toml_writer import login_table
+from common.ops.values import GatewayPin, LoginServer, parse_address
 
 SCRIPT = "./launch_network.sh"
 DEFAULT_STATE = PROJECT / ".network"

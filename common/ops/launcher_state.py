@@ -30,7 +30,8 @@ from common.net.deadline import Deadline
 from common.ops.config import PREFIX
 from common.ops.files import private, private_folder, read_private, write_private
 from common.ops.lifecycle import PID_FILE, READY_FILE
-from common.ops.options import GatewayPin, LoginServer, network_toml, to_toml
+from common.ops.toml_writer import network_toml, to_toml
+from common.ops.values import GatewayPin, LoginServer
 
 GATEWAY, RELAY = "gateway", "relay"  # what the names of daemons begin with, and of their scripts
 AUTH = "auth"  # the login server's name

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import ConfigError
-from common.ops.options import parse_key
+from common.ops.values import parse_key
 
 SIGN_UP, LOG_IN = "signup", "login"
 

@@ -17,7 +17,7 @@ from common.directory.addresses import Address
 from common.directory.path import choose_path
 from common.errors import OnionError
 from common.net.deadline import Deadline
-from common.ops.options import SUITES
+from common.ops.values import SUITES
 from common.roles.client.client import Client
 from common.roles.client.client_circuit import ClientCircuit
 from common.roles.client.pool import PathWishes

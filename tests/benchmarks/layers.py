@@ -20,7 +20,7 @@ from common.crypto.handshake import HopKeys, Suite
 from common.crypto.layers import SUITES, Kind
 from common.net.link import BATCH
 from common.net.tls import TlsSession, client_context, server_context
-from common.ops.options import SUITES as SUITE_NAMES
+from common.ops.values import SUITES as SUITE_NAMES
 from common.wire.cells import LONG_CELL, Command, encode_cell
 from common.wire.framing import CellReader
 from common.wire.messages import HEADER

@@ -24,7 +24,7 @@ from common.circuit.origin import Origin, PathHop
 from common.crypto.handshake import Suite
 from common.errors import DestroyReason
 from common.net.tls import client_context
-from common.ops.options import SUITES
+from common.ops.values import SUITES
 from common.wire.cells import (
     LONG_CELL,
     MAX_BODY,

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
-from common.ops.options import SUITES as SUITE_NAMES
+from common.ops.values import SUITES as SUITE_NAMES
 from common.roles.client.control import ask_all
 from tests.benchmarks import layers, sampler
 from tests.benchmarks.helper import Helper

@@ -13,7 +13,7 @@ from common.errors import Closed
 from common.net.deadline import Deadline
 from common.net.tls import server_context
 from common.net.tls_stream import TlsStream
-from common.ops.options import LoginServer
+from common.ops.values import LoginServer
 from common.wire.frames import FrameReader, encode_frame
 from common.wire.login import MAX_FRAME, VERSION, Hello, Message, Welcome
 from common.wire.login_codec import decode, encode

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from common import Client
-from common.ops.options import to_toml
+from common.ops.toml_writer import to_toml
 from common.roles.client.client_circuit import ClientCircuit
 from tests.net.in_process import NETWORK, InProcess, wait_until
 from tests.system.targets import VALUES, Target, WebTarget, echo, silent

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from common.crypto.scram import salted_password
 from common.errors import OnionError
-from common.ops.options import LoginServer
+from common.ops.values import LoginServer
 from common.roles.auth_client.auth_client import AuthClient, Unusable
 from common.roles.auth_client.errors import LoginEnded, LoginRefused, ServerLost
 from common.roles.auth_client.pins import Pins

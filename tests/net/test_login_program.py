@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from common.ops.options import LoginServer
+from common.ops.values import LoginServer
 from common.roles.auth_client.auth_client import AuthClient
 from common.roles.auth_client.pins import Pins
 from common.roles.auth_server.auth_server import AuthServer

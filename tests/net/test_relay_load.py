@@ -8,7 +8,7 @@ import pytest
 
 from common.circuit.origin import PathHop
 from common.ops.keystore import load_or_create_onion_keys
-from common.ops.options import SUITES
+from common.ops.values import SUITES
 from common.wire.cells import LONG_CELL
 from tests.benchmarks.relay_load import BATCH, Load
 from tests.net.in_process import InProcess, wait_until

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from common.ops.options import to_toml
+from common.ops.toml_writer import to_toml
 from tests.net.in_process import receive_exactly
 from tests.system.network import NETWORK, Network, Process, run_script, wait_until
 from tests.system.targets import Target, WebTarget, echo

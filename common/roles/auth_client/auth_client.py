@@ -25,7 +25,7 @@ from common.crypto.scram import (
 )
 from common.errors import AuthenticationFailed, Malformed, OnionError
 from common.login.names import normal_name
-from common.ops.options import LoginServer
+from common.ops.values import LoginServer
 from common.roles.auth_client.connection import Connect, LoginConnection, OtherKey
 from common.roles.auth_client.errors import FakeServer, LoginRefused, ServerLost
 from common.roles.auth_client.pins import KeyChanged, Pins

@@ -17,7 +17,7 @@ from pathlib import Path
 from common.directory.addresses import Address
 from common.errors import ConfigError, OnionError
 from common.ops.files import private, private_folder, read_private, write_private
-from common.ops.options import LoginServer
+from common.ops.values import LoginServer
 
 MAX_DEVICES = 10_000  # lines that are kept, the newest: nobody has more accounts on one computer
 _SERVER = re.compile(r"(\S+) ([0-9a-f]{64})")

@@ -21,7 +21,7 @@ from common.net.deadline import Deadline
 from common.net.handshake import connect, tune
 from common.ops.config import ClientConfig
 from common.ops.login_words import LOG_IN, SIGN_UP, LoginCommand
-from common.ops.options import LoginServer
+from common.ops.values import LoginServer
 from common.roles.auth_client.auth_client import AuthClient, check_name
 from common.roles.auth_client.connection import OPEN_TIME, Connect
 from common.roles.auth_client.errors import LoginEnded, LoginRefused, ServerLost

@@ -16,7 +16,7 @@ from rich.markup import escape
 from common.errors import ConfigError, OnionError
 from common.ops.files import read_private, write_private
 from common.ops.login_words import LOG_IN, SIGN_UP, LoginCommand
-from common.ops.options import parse_key
+from common.ops.values import parse_key
 from common.roles.client.starting import NotStarted, Starting
 from common.roles.prompt import shown
 from common.roles.prompt.answers import Answers

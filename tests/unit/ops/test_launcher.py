@@ -19,7 +19,7 @@ from common.ops.config import PROJECT, load
 from common.ops.launcher import run
 from common.ops.launcher_commands import Launcher
 from common.ops.launcher_state import Folder, Process, Settings, start_time
-from common.ops.options import LoginServer
+from common.ops.values import LoginServer
 
 DAEMON = """
 import hashlib, os, sys, threading

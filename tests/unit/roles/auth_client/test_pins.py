@@ -9,7 +9,7 @@ import pytest
 
 from common.directory.addresses import Address
 from common.errors import ConfigError
-from common.ops.options import LoginServer
+from common.ops.values import LoginServer
 from common.roles.auth_client.pins import KeyChanged, Pins
 
 ADDRESS = Address("login.example", 9109)
