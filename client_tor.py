@@ -8,7 +8,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from common.ops import lifecycle, logs, memory
-from common.ops.config import PREFIX, ClientCommand, ClientConfig, load_client
+from common.ops.command_line import ClientCommand
+from common.ops.config import PREFIX, ClientConfig, load_client
 from common.ops.files import private_folder
 from common.ops.reload import Reload
 from common.roles.client.client import Client
