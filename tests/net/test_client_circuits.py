@@ -232,10 +232,10 @@ def test_a_look_up_that_is_not_answered_is_asked_elsewhere(
 def test_the_time_for_a_circuit_is_learned(network: InProcess) -> None:
     """It falls from the ceiling once enough circuits were built."""
     with started(network) as client, Target(echo) as target:
-        at_first = client.pool.build_limit(3)
+        at_first = client.pool._builder.limit(3)
         for number in range(20):
             assert answers(client, target, (str(number),))
-        assert client.pool.build_limit(3) < at_first
+        assert client.pool._builder.limit(3) < at_first
 
 
 # ---- relays that are not listed any more

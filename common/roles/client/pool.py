@@ -2,8 +2,7 @@
 a relay.
 
 A wish that finds no circuit waits here while one is built. Building needs waiting, so each circuit is built on a
-short-lived thread. Circuits begin with an entry guard; any other relay that did not answer is avoided for a while
-where the path can do without it.
+short-lived thread; how, is in `circuit_builder`.
 """
 
 import logging
@@ -13,24 +12,15 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from time import monotonic
 
-from common.circuit.build_timeout import BuildTimes
 from common.directory.document import RelayEntry
-from common.directory.path import Path
-from common.errors import (
-    AuthenticationFailed,
-    Closed,
-    DestroyReason,
-    DirectoryError,
-    EndReason,
-    ProtocolError,
-    Unreachable,
-)
+from common.errors import Closed, DestroyReason, DirectoryError, EndReason, ProtocolError, Unreachable
 from common.net.deadline import Deadline
 from common.net.pump import Pump
+from common.roles.client.circuit_builder import CircuitBuilder
 from common.roles.client.client_circuit import ClientCircuit
 from common.roles.client.guard_keeper import GuardKeeper
 from common.roles.client.live_circuits import LiveCircuits
-from common.roles.client.path_choice import PathChooser, PathWishes
+from common.roles.client.path_choice import PathWishes
 from common.roles.client.wish import MAX_TRIES, Wish
 from common.roles.links import Links
 
@@ -43,8 +33,6 @@ MAX_AGE = 600.0  # seconds after its first stream in which a circuit takes new o
 MAX_IDLE_AGE = 3_000.0  # seconds an unused circuit is kept: relays renew their onion keys every day
 ANSWER_TIME = 4.0  # seconds after which a stream is asked for on another circuit too: slow targets answer in two
 HEDGED_TRIES = 3  # circuits that are so asked at most: a target that is down is asked for at three exits
-STUCK = 3  # circuits in a row that a guard could not extend: then it is the guard that does not work
-AVOID = 30.0  # seconds a relay that did not answer is avoided: the directory drops it much sooner if it is gone
 BUILD_TIMES = 100  # build times kept: as many as a person wants a median of
 RETRY_PAUSES = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)  # seconds between failed builds; the last one repeats
 
@@ -66,25 +54,18 @@ class CircuitPool:
         guards: GuardKeeper | None = None,
     ) -> None:
         self.guards = guards or GuardKeeper()
-        self._chooser = PathChooser(relays, wishes, self.guards)
+        self._builder = CircuitBuilder(relays, links, pump, wishes, self.guards, warn, self._begun, self._leave)
         self._relays = relays
         self._refresh = refresh
-        self._links = links
-        self._pump = pump
-        self._wishes = wishes
-        self._warn = warn
         self._on_hop = on_hop
-        # Guards all below; a leaf: no circuit, link or plug is called with it held.
+        # Guards all below; a leaf: no circuit, plug or builder is called with it held.
         self._changed = threading.Condition()
         self._circuits = LiveCircuits()
         self._retired: list[ClientCircuit] = []  # take no new streams
         self._waiting: list[Wish] = []  # each is a program's connection, which waits for half a minute at most
         self._building = 0
-        self._builders: set[threading.Thread] = set()
+        self._threads: set[threading.Thread] = set()  # those that build
         self._failures = 0  # builds failed in a row
-        self._avoid: dict[bytes, float] = {}  # identity: until when
-        self._stuck = 0  # circuits in a row that failed at the second hop
-        self._times = BuildTimes()
         self._era = 0  # rises with each new identity
         self._last_error: Exception | None = None
         self._build_times: deque[float] = deque(maxlen=BUILD_TIMES)
@@ -120,10 +101,7 @@ class CircuitPool:
         if self._closed:
             wish.fail(EndReason.CIRCUIT_CLOSED)
             return False
-        if not wish.pending and self._hopeless(wish):
-            wish.fail(wish.refusal)
-            return False
-        return True
+        return not self._refuse(wish)
 
     def hurry(self, wish: Wish) -> float:
         """Asks one more circuit when those asked have not answered in time; never waits.
@@ -199,11 +177,6 @@ class CircuitPool:
         with self._changed:
             return list(self._circuits)
 
-    def build_limit(self, hops: int) -> float:
-        """Seconds after which a circuit of so many hops is given up now."""
-        with self._changed:
-            return self._times.limit(hops)
-
     @property
     def retired(self) -> list[ClientCircuit]:
         """Those that take no new streams, and still carry some."""
@@ -223,7 +196,7 @@ class CircuitPool:
             return {reason.name.lower().replace("_", " "): count for reason, count in self._close_reasons.items()}
 
     def close(self) -> None:
-        """Ends all circuits; builders end when their links do."""
+        """Ends all circuits; threads that build end when their links do."""
         with self._changed:
             self._closed = True
             circuits, waiting = [*self._circuits, *self._retired], list(self._waiting)
@@ -234,8 +207,8 @@ class CircuitPool:
             circuit.end()
 
     def join(self, deadline: Deadline) -> None:
-        """Waits for the builders."""
-        for thread in list(self._builders):
+        """Waits for the threads that build."""
+        for thread in list(self._threads):
             thread.join(deadline.left())
 
     # ---- choosing
@@ -259,9 +232,12 @@ class CircuitPool:
                 self._waiting.append(wish)
             return None
 
-    def _hopeless(self, wish: Wish) -> bool:
-        """Whether no listed relay would serve it."""
-        return self._chooser.hopeless(wish.fits)
+    def _refuse(self, wish: Wish) -> bool:
+        """Fails a wish that no listed relay would serve, and tells whether it is one."""
+        if wish.pending or not self._builder.hopeless(wish):
+            return False
+        wish.fail(wish.refusal)
+        return True
 
     def _retire(self, old: Callable[[ClientCircuit], bool]) -> None:
         """Takes circuits out of use, and ends those on which nothing runs any more."""
@@ -286,7 +262,7 @@ class CircuitPool:
             count = max(0, min(count, room + len(idle)))
             threads = [threading.Thread(target=self._run, name="builder", daemon=True) for _ in range(count)]
             self._building += count
-            self._builders.update(threads)
+            self._threads.update(threads)
             full = not (self._building or self._closed)  # though somebody waits
             refused = list(self._waiting) if full else []
         for circuit in idle:
@@ -316,7 +292,7 @@ class CircuitPool:
         finally:
             with self._changed:
                 self._building -= 1
-                self._builders.discard(threading.current_thread())
+                self._threads.discard(threading.current_thread())
         self._serve_waiting()
 
     def _build_one(self) -> None:
@@ -328,7 +304,7 @@ class CircuitPool:
                 return
             wish = next((wish for wish in self._waiting if not wish.settled), None)
         try:
-            circuit = self._build(wish)
+            circuit = self._builder.build(wish)
         except (Closed, ProtocolError, DirectoryError) as error:
             self._failed(error, wish)
             return
@@ -342,50 +318,22 @@ class CircuitPool:
         if gone:
             circuit.end()
 
-    def _build(self, wish: Wish | None) -> ClientCircuit:
-        now = monotonic()
+    def _failed(self, error: Exception, wish: Wish | None) -> None:
+        _logger.debug("a circuit was not built: %s", error)
         with self._changed:
-            self._avoid = {identity: until for identity, until in self._avoid.items() if until > now}
-            avoid = set(self._avoid)
-        path = self._chooser.choose(wish.fits if wish is not None else None, avoid)
-        if path.warning is not None:
-            self._warn(path.warning)
-        first = path.relays[0].descriptor
-        deadline = Deadline(self.build_limit(len(path.relays)))
-        done = 0
-        try:
-            link = self._links.obtain((first.address.host, first.address.port), first.identity, deadline)
-            circuit = ClientCircuit(path.relays, self._wishes.suite, link, self._links, self._pump)
-            circuit.on_end = self._ended
-            circuit.on_progress = lambda hops: self._on_hop(hops, len(path.relays))
-            circuit.retry = self.assign
-            try:
-                circuit.build(deadline)
-            finally:
-                done = circuit.hops_done
-        except (Closed, AuthenticationFailed):
-            self._blame(path, done, deadline.expired)
-            raise
-        with self._changed:
-            self._times.built(circuit.build_seconds, len(path.relays))
-            self._stuck = 0
-        self.guards.worked(first.identity)
-        return circuit
+            self._failures += 1
+            self._last_error = error
+            self._changed.notify_all()
+        self._refresh()
+        if wish is not None and isinstance(error, DirectoryError):
+            self._refuse(wish)
 
-    def _blame(self, path: Path, done: int, late: bool) -> None:
-        """A circuit was not built: the hop after those that are done did not answer."""
-        at = min(done, len(path.relays) - 1)
-        with self._changed:
-            if late:
-                self._times.given_up()
-            self._stuck = self._stuck + 1 if at == 1 else 0
-            stuck = self._stuck >= STUCK
-        if at == 0 or stuck:
-            self.guards.failed(path.relays[0].descriptor.identity)
-        if at == 0 and late:
-            self._leave(path.relays[0].descriptor.identity)
-        if at > 0 or not self.guards.guards:  # a guard's own rule says when to try it again
-            self._suspect(path.relays[at])
+    def _begun(self, circuit: ClientCircuit) -> None:
+        """A circuit is about to be built."""
+        hops = len(circuit.path)
+        circuit.on_end = self._ended
+        circuit.on_progress = lambda done: self._on_hop(done, hops)
+        circuit.retry = self.assign
 
     def _leave(self, first: bytes) -> None:
         """A first hop says nothing any more: what waits on circuits through it is asked for elsewhere."""
@@ -396,20 +344,6 @@ class CircuitPool:
                 circuit.slow = True
             else:
                 circuit.end(DestroyReason.TIMEOUT)
-
-    def _suspect(self, entry: RelayEntry) -> None:
-        with self._changed:
-            self._avoid[entry.descriptor.identity] = monotonic() + AVOID
-
-    def _failed(self, error: Exception, wish: Wish | None) -> None:
-        _logger.debug("a circuit was not built: %s", error)
-        with self._changed:
-            self._failures += 1
-            self._last_error = error
-            self._changed.notify_all()
-        self._refresh()
-        if wish is not None and isinstance(error, DirectoryError) and not wish.pending and self._hopeless(wish):
-            wish.fail(wish.refusal)
 
     def _serve_waiting(self) -> None:
         with self._changed:
