@@ -113,7 +113,7 @@ def parse_switch(raw: Any) -> bool:
     known = {"true": True, "false": False}
     if isinstance(raw, bool):
         return raw
-    if raw not in known:
+    if not isinstance(raw, str) or raw not in known:
         raise ValueError("true or false")
     return known[raw]
 
