@@ -34,9 +34,11 @@ def run() -> int:
         stack.callback(gateway.stop)
         http = ""
         if config.http is not None:
-            from common.roles.gateway.status_http import StatusServer  # noqa: PLC0415  a gateway without a page need not load it
+            # A gateway without a page need not load these.
+            from common.roles.gateway.status_pages import PAGES  # noqa: PLC0415
+            from common.roles.status_http import StatusServer  # noqa: PLC0415
 
-            http = str(stack.enter_context(StatusServer(config.http, gateway.snapshot)).address)
+            http = str(stack.enter_context(StatusServer(config.http, PAGES, gateway.snapshot)).address)
             logging.info("status page http://%s/", http)
         stack.enter_context(lifecycle.ready(config.state, str(gateway.address), identity.public, http))
         logging.info("listening on %s, key %s", gateway.address, identity.public.hex())

@@ -24,7 +24,7 @@ BELOW_ROLES = {
 }  # fmt: skip
 ROLES_SHARE = {
     "common.roles.circuit_end", "common.roles.gateway_link", "common.roles.limits", "common.roles.links",
-    "common.roles.memory_budget",
+    "common.roles.memory_budget", "common.roles.status_http",
 }  # fmt: skip
 OF_A_ROLE = BELOW_ROLES | ROLES_SHARE
 

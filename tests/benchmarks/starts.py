@@ -23,7 +23,7 @@ PROGRAMS = {
     NOTHING: (),
     "relay": ("relay",),
     "gateway": ("gateway",),
-    "gateway with a status page": ("gateway", "common.roles.gateway.status_http"),
+    "gateway with a status page": ("gateway", "common.roles.gateway.status_pages"),
     "client, proxy port": ("client_tor",),
     "client, prompt": ("client_tor", "common.roles.prompt.answers", "common.roles.prompt.prompt"),
     "client, a page as text": ("client_tor", "common.roles.prompt.answers", "common.roles.prompt.web"),

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -18,13 +19,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from common.directory.addresses import Address
 from common.errors import ConfigError
 from common.net.deadline import Deadline
+from common.roles import status_http
 from common.roles.client.bootstrap import DirectoryClient
-from common.roles.gateway import status_http
 from common.roles.gateway.gateway import Gateway
 from common.roles.gateway.snapshot import GatewaySnapshot
-from common.roles.gateway.status_http import MAX_HEAD, MAX_REQUESTS, StatusServer, is_host_allowed
-from common.roles.gateway.status_pages import PAGES, Page
+from common.roles.gateway.status_pages import PAGES
 from common.roles.relay.registration import RegistrationState
+from common.roles.status_http import MAX_HEAD, MAX_REQUESTS, REST, Page, StatusServer, is_host_allowed
 from tests.net.registering import NETWORK, PATIENCE, registered
 from tests.net.test_gateway import running
 
@@ -64,7 +65,7 @@ class Site:
 def site(tmp_path: Path) -> Iterator[Site]:
     before = set(threading.enumerate())
     with running(tmp_path / "gateway") as gateway:
-        with StatusServer(LOOPBACK, gateway.snapshot) as server:
+        with StatusServer(LOOPBACK, PAGES, gateway.snapshot) as server:
             yield Site(gateway, server)
     assert set(threading.enumerate()) <= before
 
@@ -240,12 +241,27 @@ def test_a_page_is_made_once_for_a_crowd() -> None:
         return b"page"
 
     snapshot = GatewaySnapshot("n", bytes(32), (), 0, (), {}, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, True)
-    pages = status_http._Pages(lambda: snapshot)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(PAGES, "/", Page("x", render))
-        for _ in range(50):
-            assert pages.get("/") == b"page"
+    pages = status_http._Pages({"/": Page("x", render)}, lambda: snapshot)
+    for _ in range(50):
+        assert pages.get("/") == b"page"
     assert len(made) == 1
+
+
+def test_a_snapshot_that_takes_long_rests_as_a_page_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0
+
+    def snapshot() -> int:
+        nonlocal now
+        now += 1
+        return now
+
+    monkeypatch.setattr(status_http, "time", SimpleNamespace(monotonic=lambda: now, time=lambda: 0.0))
+    pages = status_http._Pages({"/": Page("x", lambda snapshot, _now: b"%d" % snapshot)}, snapshot)
+    assert pages.get("/") == b"1"
+    now += REST - 1
+    assert pages.get("/") == b"1"
+    now += 1
+    assert pages.get("/") == b"%d" % (1 + REST + 1)
 
 
 def test_no_client_address_appears(site: Site, caplog: pytest.LogCaptureFixture) -> None:
@@ -268,14 +284,14 @@ def test_no_client_address_appears(site: Site, caplog: pytest.LogCaptureFixture)
 
 def test_a_taken_port_is_a_sentence(site: Site) -> None:
     with pytest.raises(ConfigError) as caught:
-        StatusServer(site.address, site.gateway.snapshot)
+        StatusServer(site.address, PAGES, site.gateway.snapshot)
     assert str(caught.value) == f"http: cannot listen on {site.address}: address already in use; choose another port"
 
 
 def test_an_end_does_not_wait_for_a_silent_client(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         gateway = stack.enter_context(running(tmp_path / "gateway"))
-        with StatusServer(LOOPBACK, gateway.snapshot) as server:
+        with StatusServer(LOOPBACK, PAGES, gateway.snapshot) as server:
             site = Site(gateway, server)
             stack.enter_context(site.connect())
             site.ask()  # so the silent one was accepted before

@@ -9,8 +9,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from typing import Any
@@ -21,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from common.directory.document import RelayEntry
 from common.roles.gateway.snapshot import GatewaySnapshot
+from common.roles.status_http import Page
 
 SHORT_IDENTITY = 16  # hex digits in the table; the JSON has all
 SHORT_POLICY = 60  # characters in the table
@@ -258,14 +258,6 @@ def metrics_page(snapshot: GatewaySnapshot, _now: float) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Metrics(snapshot))
     return generate_latest(registry)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Its content type, and what makes it."""
-
-    kind: str
-    render: Callable[[GatewaySnapshot, float], bytes]
 
 
 PAGES = {

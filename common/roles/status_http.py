@@ -1,9 +1,10 @@
-"""The status page's HTTP server: few requests at once, each short, and nothing about who asks.
+"""A status page's HTTP server: few requests at once, each short, and nothing about who asks.
 
-* GET and HEAD of the pages in `status_pages`; other paths are 404, other methods 405. One request a connection.
+* GET and HEAD of the pages that it is given; other paths are 404, other methods 405. One request a connection.
 * A request has `REQUEST_TIME` to come and `REQUEST_TIME` for its answer to leave, and its head `MAX_HEAD` bytes.
-  Over `MAX_REQUESTS` at once the newest is closed: the gateway does not feel a crowd here.
-* A page is made once for each snapshot however many ask, and rests `REST` times as long as making it took.
+  Over `MAX_REQUESTS` at once the newest is closed: who is shown does not feel a crowd here.
+* A page is made once for each snapshot however many ask, and rests `REST` times as long as the snapshot and making
+  it took.
 * `Host` must be an address or name of this server (`is_host_allowed`): a web site that lets its name point at
   127.0.0.1 (DNS rebinding) reads nothing.
 * No client's address is kept, shown or logged: it is dropped at accept.
@@ -17,18 +18,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from common.directory.addresses import Address, parse_listen, unmap
 from common.errors import ConfigError, Malformed
 from common.net.deadline import Deadline
-from common.roles.gateway.snapshot import GatewaySnapshot
-from common.roles.gateway.status_pages import PAGES
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,8 @@ _HEADERS = (
 _TEXT = "text/plain; charset=utf-8"
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(:[0-9]{0,5})?")
 
+Snapshot = TypeVar("Snapshot")  # what a role shows of itself
+
 
 def is_host_allowed(given: str, listen: Address) -> bool:
     """Whether a `Host` header names a server that listens on `listen`.
@@ -78,23 +80,34 @@ def is_host_allowed(given: str, listen: Address) -> bool:
     return everywhere or address.host == listen.host or unmap(address.ip).is_loopback
 
 
-class _Pages:
-    """The pages of one gateway, made when they are asked for."""
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Snapshot]):
+    """Its content type, and what makes it of a snapshot and the time."""
 
-    def __init__(self, snapshot: Callable[[], GatewaySnapshot]) -> None:
+    kind: str
+    render: Callable[[Snapshot, float], bytes]
+
+
+class _Pages(Generic[Snapshot]):
+    """The pages by path, made when they are asked for."""
+
+    def __init__(self, pages: Mapping[str, Page[Snapshot]], snapshot: Callable[[], Snapshot]) -> None:
+        self.known = pages
         self._snapshot = snapshot
         self._lock = threading.Lock()  # guards `_made`; held while a page is made, so that only one is
-        self._made: dict[str, tuple[GatewaySnapshot, float, bytes]] = {}  # of what, until when (monotonic), page
+        self._made: dict[str, tuple[Snapshot, float, bytes]] = {}  # of what, until when (monotonic), page
 
     def get(self, path: str) -> bytes:
         """The page, of the newest snapshot unless it rests."""
         with self._lock:
-            snapshot, begun = self._snapshot(), time.monotonic()
-            if path in self._made:
-                of, rests_until, page = self._made[path]
-                if of is snapshot or begun < rests_until:
-                    return page
-            page = PAGES[path].render(snapshot, time.time())
+            begun = time.monotonic()
+            made = self._made.get(path)
+            if made is not None and begun < made[1]:
+                return made[2]
+            snapshot = self._snapshot()
+            if made is not None and made[0] is snapshot:
+                return made[2]
+            page = self.known[path].render(snapshot, time.time())
             ended = time.monotonic()
             self._made[path] = snapshot, ended + REST * (ended - begun), page
             return page
@@ -143,10 +156,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
         elif self.command not in ("GET", "HEAD"):
             self.send_error(HTTPStatus.METHOD_NOT_ALLOWED)
-        elif path not in PAGES:
+        elif path not in self.server.pages.known:
             self.send_error(HTTPStatus.NOT_FOUND)
         else:
-            self._answer(HTTPStatus.OK, PAGES[path].kind, self.server.pages.get(path))
+            self._answer(HTTPStatus.OK, self.server.pages.known[path].kind, self.server.pages.get(path))
 
     def finish(self) -> None:
         """Sends the answer and lets the other side close."""
@@ -192,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingMixIn, TCPServer):
     daemon_threads = False  # those are not waited for
 
-    def __init__(self, listen: Address, pages: _Pages) -> None:
+    def __init__(self, listen: Address, pages: _Pages[Any]) -> None:
         super().__init__((listen.host, listen.port), _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = _bind(listen)
@@ -248,11 +261,13 @@ class _Server(ThreadingMixIn, TCPServer):
 
 
 class StatusServer:
-    """Use `with`: serves the pages of a gateway from enter to exit. `address` is the one really listened on."""
+    """Use `with`: serves pages from enter to exit. `address` is the one really listened on."""
 
-    def __init__(self, listen: Address, snapshot: Callable[[], GatewaySnapshot]) -> None:
+    def __init__(
+        self, listen: Address, pages: Mapping[str, Page[Snapshot]], snapshot: Callable[[], Snapshot]
+    ) -> None:
         """`snapshot` is called from threads of the server; raises `ConfigError` when `listen` cannot be used."""
-        self._server = _Server(listen, _Pages(snapshot))
+        self._server = _Server(listen, _Pages(pages, snapshot))
         self.address = Address(*self._server.socket.getsockname()[:2])
         self._thread = threading.Thread(target=self._server.serve_forever, name="status", daemon=True)
 
