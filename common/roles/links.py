@@ -14,6 +14,7 @@ A circuit therefore marks itself closed, under its lock, before its DESTROY is q
 import logging
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -95,6 +96,8 @@ class Links:
         self._idle_since: dict[Link, float] = {}
         self._closed = False
         self._past_in = self._past_out = 0  # bytes of links that have ended
+        self.creates_answered = 0
+        self.creates_refused: Counter[DestroyReason] = Counter()
 
     # ---- links
 
@@ -184,11 +187,15 @@ class Links:
 
         In a middle relay the two are the same traffic; at an exit only one direction of a stream is on a link.
         """
+        return max(self.traffic)
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes that came over links since the start, and bytes that left over them."""
         with self._lock:
             links = list(self._tables)
             past_in, past_out = self._past_in, self._past_out
-        return max(past_in + sum(link.bytes_in for link in links), past_out + sum(link.bytes_out for link in
-        links))
+        return past_in + sum(link.bytes_in for link in links), past_out + sum(link.bytes_out for link in links)
 
     # ---- circuits
 
@@ -298,7 +305,9 @@ class Links:
             if len(table) >= MAX_CIRCUITS:
                 raise TooLarge("too many circuits on the link")
             table[circuit_id] = self._new_circuit(link, circuit_id, bytes(body))
+            self.creates_answered += 1
         except ProtocolError as error:
+            self.creates_refused[error.reason] += 1
             table[circuit_id] = _CLOSING
             link.queue(circuit_id, Command.DESTROY, encode_destroy(error.reason))
             TURN.flush(link)

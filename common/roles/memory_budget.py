@@ -36,6 +36,8 @@ class MemoryBudget:
         self._links = links
         self._pump = pump
         self._early = early
+        self.held = 0  # bytes, at the last look
+        self.circuits_shed = 0
 
     def start(self) -> None:
         """Looks from now on, until the pump stops."""
@@ -47,6 +49,7 @@ class MemoryBudget:
         """Asks sockets and links only, not each circuit."""
         plugs = self._pump.waiting()
         held = self._early() + sum(plug.held for plug in plugs) + sum(link.waiting for link in self._links.all)
+        self.held = held
         if held > BUDGET:
             self._shed(held - int(KEPT * BUDGET), plugs)
 
@@ -74,5 +77,6 @@ class MemoryBudget:
             _logger.warning("%s: a circuit that holds %d bytes is ended", circuit.link.name, held)
             if not circuit.closed:  # else its id may be another's by now
                 circuit.end(DestroyReason.LIMIT)
+            self.circuits_shed += 1
             for plug in rests[circuit]:
                 plug.abort()

@@ -154,8 +154,11 @@ def test_an_exit_whose_targets_do_not_read_ends_the_circuit_that_holds_the_most_
             for _ in range(streams):
                 circuit.fill(circuit.open(mute), relay)
         seen = light.at(relay)
+        wait_until(lambda: relay.relay.snapshot().counts.now["waiting_bytes"] == held(relay))
+        shed = relay.relay.snapshot().counts.ever["circuits_shed"]
         allow(monkeypatch, held(relay) - 1)
         assert heavy.ended_by() is DestroyReason.LIMIT
+        assert relay.relay.snapshot().counts.ever["circuits_shed"] == shed + 1
         light.open(other)
         assert not seen.closed
         assert held(relay) < memory_budget.KEPT * memory_budget.BUDGET

@@ -6,6 +6,7 @@ The network's own ports, as far as this relay knows them (its own and its gatewa
 
 import errno
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -49,6 +50,8 @@ class Exit:
         """`own_addresses`: the network's ports that this relay knows, which no policy opens."""
         self.pump = pump
         self.policy = policy
+        self.streams_opened = 0
+        self.streams_refused: Counter[EndReason] = Counter()
         self._dialling: list[ExitStream] = []  # and those that were at the last look
         self.own_ports = OwnPorts(pump, own_addresses)
         self._look_ups = LookUps(pump)
@@ -152,6 +155,11 @@ class ExitStream(Attachment):
         """Whether its target is not reached yet, and may still be."""
         return self._plug is None and self.live
 
+    def refuse(self, reason: EndReason) -> None:
+        """Its target cannot be reached from here, or may not."""
+        self._exit.streams_refused[reason] += 1
+        self.circuit.reset(self.stream_id, reason)
+
     def dial(self, addresses: list[IPAddress], reason: EndReason) -> None:
         """The look-up is done: `addresses`, or why there are none."""
         self._exit.own_ports.when_known(self.port, partial(self._dial_allowed, addresses, reason))
@@ -159,7 +167,7 @@ class ExitStream(Attachment):
     def _dial_allowed(self, addresses: list[IPAddress], reason: EndReason) -> None:
         allowed = [address for address in addresses if self._exit.allows(address, self.port)]
         if not allowed:
-            self.circuit.reset(self.stream_id, EndReason.POLICY if addresses else reason)
+            self.refuse(EndReason.POLICY if addresses else reason)
             return
         self._candidates = allowed[:MAX_ADDRESSES]
         self._dial_first()
@@ -178,6 +186,7 @@ class ExitStream(Attachment):
         address = self._candidates[0]
         self._candidates.clear()
         if self.circuit.answered(self.stream_id, address, TTL):
+            self._exit.streams_opened += 1
             self.adopt(plug)
         else:
             plug.abort()
@@ -191,7 +200,7 @@ class ExitStream(Attachment):
         if self._candidates:
             self._dial_first()
         else:
-            self.circuit.reset(self.stream_id, reason_of(error))
+            self.refuse(reason_of(error))
 
     def ended(self, reason: EndReason) -> None:
         """The client or the circuit gave the stream up."""

@@ -23,8 +23,10 @@ from common.errors import ConfigError
 from common.net.deadline import Deadline
 from common.ops.keystore import Identity, load_or_create_onion_keys, load_succession
 from common.roles.relay.bandwidth import WINDOW, Bandwidth
+from common.roles.relay.counts import Counts
 from common.roles.relay.registration import Registration, RegistrationState
 from common.roles.relay.relay import Relay, RelayIdentity
+from common.roles.relay.snapshot import RelaySnapshot
 from common.wire.cells import VERSIONS
 
 SOFTWARE = "onion-network 0.1.0"
@@ -58,6 +60,9 @@ class Server(Protocol):
 
     def carried(self) -> int:
         """Bytes carried since the start."""
+
+    def counts(self) -> Counts:
+        """What is open, and was counted since the start; may wait for a second."""
 
     def keys_renewed(self) -> None:
         """The onion keys on disk are not what they were; returns when CREATE is answered with them."""
@@ -101,7 +106,8 @@ class ListedRelay:
         self._exit_policy = exit_policy
         self._lock = threading.Lock()  # guards `_onion_keys` and `_exit_policy`
         self._onion_keys = load_or_create_onion_keys(keys, time.time())
-        ports = [address for address, _ in gateways]
+        self._started = time.time()
+        self._gateways = ports = [address for address, _ in gateways]
         self._server: Server
         if workers > 1:
             from common.roles.relay.workers import Workers  # noqa: PLC0415  a client, which is no relay, loads none of it
@@ -147,6 +153,22 @@ class ListedRelay:
         if before != exit_policy:
             for registration in self._registrations:
                 registration.renew()
+
+    def snapshot(self) -> RelaySnapshot:
+        """What it shows of itself now; any thread that may wait for a second."""
+        with self._lock:
+            key_created = self._onion_keys.current.created
+        return RelaySnapshot(
+            nickname=self._nickname,
+            software=SOFTWARE,
+            started=self._started,
+            onion_key_created=key_created,
+            listed={
+                str(gateway): registration.state is RegistrationState.LISTED
+                for gateway, registration in zip(self._gateways, self._registrations, strict=True)
+            },
+            counts=self._server.counts(),
+        )
 
     @property
     def public(self) -> bytes:

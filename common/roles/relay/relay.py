@@ -6,10 +6,12 @@ A relay knows of a circuit the link before it and the link after it, and nothing
 import logging
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -28,7 +30,8 @@ from common.net.tls import server_context
 from common.net.turn import TURN
 from common.roles.limits import TokenBucket
 from common.roles.links import Links, Place
-from common.roles.memory_budget import MemoryBudget
+from common.roles.memory_budget import BUDGET, MemoryBudget
+from common.roles.relay.counts import COUNT_TIME, Counts
 from common.roles.relay.exit import Exit
 from common.roles.relay.relay_circuit import RelayCircuit
 from common.wire.cells import Command
@@ -100,6 +103,7 @@ class Relay:
         self._dials: dict[Place, _Dial] = {}
         self._buckets_lock = threading.Lock()  # guards the table's shape
         self._buckets: dict[Link, tuple[TokenBucket, TokenBucket]] = {}
+        self._told = Counts()
 
     def start(self) -> None:
         """Starts listening."""
@@ -115,6 +119,17 @@ class Relay:
     def carried(self) -> int:
         """Bytes carried since the start."""
         return self.links.carried
+
+    def counts(self) -> Counts:
+        """What is open, and was counted since the start. Any thread but the pump's; waits `COUNT_TIME` at most."""
+        assert not self.pump.on_pump_thread(), "it would wait for itself"
+        answers: SimpleQueue[Counts] = SimpleQueue()
+        self.pump.call(lambda: answers.put(self.count()))
+        try:
+            self._told = answers.get(timeout=COUNT_TIME)
+        except Empty:
+            return Counts.silent(self._told.ever)
+        return self._told
 
     def keys_renewed(self) -> None:
         """Nothing to do: each CREATE asks for the keys."""
@@ -150,6 +165,32 @@ class Relay:
             pass  # the next look for idle links drops its buckets
 
     # ---- circuits: the pump's thread
+
+    def count(self) -> Counts:
+        """As `counts`, without waiting: about 1 ms with 10,000 circuits."""
+        links, sides = self.links.all, self.links.sides
+        circuits = [side for side in sides if isinstance(side, RelayCircuit)]
+        dialled = sum(link.dialled for link in links)
+        bytes_in, bytes_out = self.links.traffic
+        now = {
+            "processes": 1,
+            "links_in": len(links) - dialled,
+            "links_out": dialled,
+            "circuits": len(circuits),
+            "streams": sum(len(circuit.attachments) for circuit in circuits),
+            "waiting_bytes": self._budget.held,
+            "budget_bytes": BUDGET,
+        }
+        ever = {
+            "link_bytes_in": bytes_in,
+            "link_bytes_out": bytes_out,
+            "creates_answered": self.links.creates_answered,
+            "streams_opened": self._exit.streams_opened,
+            "circuits_shed": self._budget.circuits_shed,
+        }
+        ever |= {f"creates_refused_{why.name.lower()}": n for why, n in self.links.creates_refused.items()}
+        ever |= {f"streams_refused_{why.name.lower()}": n for why, n in self._exit.streams_refused.items()}
+        return Counts(Counter(now), Counter(ever))
 
     def _new_circuit(self, link: Link, circuit_id: int, body: bytes) -> RelayCircuit:
         creates, begins = self._buckets[link]

@@ -87,9 +87,9 @@ class RelayCircuit(CircuitEnd):
 
     def _open(self, stream: ExitStream, host: str, flags: BeginFlags) -> None:
         if not self.may_begin():
-            self.reset(stream.stream_id, EndReason.LIMIT)
+            stream.refuse(EndReason.LIMIT)
         elif not self._exit.policy.may_allow_port(stream.port):
-            self.reset(stream.stream_id, EndReason.POLICY)
+            stream.refuse(EndReason.POLICY)
         else:
             self._exit.look_up(self, stream.wanted, host, flags, stream.dial)
 

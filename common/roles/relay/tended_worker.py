@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from dataclasses import replace
 from time import monotonic
 from typing import Any
@@ -18,8 +19,10 @@ from typing import Any
 from common.errors import Closed, ConfigError, OnionError
 from common.net.deadline import Deadline
 from common.ops.config import PROJECT
+from common.roles.relay import worker_channel
+from common.roles.relay.counts import Counts
 from common.roles.relay.worker import WorkerSettings
-from common.roles.relay.worker_channel import CARRIED, RULES, STOP, Channel
+from common.roles.relay.worker_channel import CARRIED, COUNTS, RULES, STOP, Channel
 
 STEADY = 60.0  # seconds a worker has run, after which its end is an accident and not a habit
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds before one that keeps ending is started again
@@ -44,6 +47,8 @@ class TendedWorker:
         self._number = 0  # of the last question
         self._answers: dict[str, tuple[int, int]] = {}  # of the present process: question to number and answer
         self._past = 0  # bytes that former processes have told of
+        self._counts = Counts()  # of the present process, as of its last answer
+        self._past_counts: Counter[str] = Counter()  # what former processes have told of
         self._missed = 0
         self._thread = threading.Thread(target=self._tend, name=f"tends {self.name}", daemon=True)
 
@@ -65,6 +70,14 @@ class TendedWorker:
         """Bytes, as of the last answer."""
         with self._changed:
             return self._past + self._answers.get(CARRIED, (0, 0))[1]
+
+    def counts(self, number: int) -> Counts:
+        """As told since the question of that `number`; of one that has not answered, what it told before."""
+        with self._changed:
+            ever = self._past_counts + self._counts.ever
+            if self._answered(COUNTS) < number:
+                return Counts.silent(ever)
+            return Counts(self._counts.now, ever)
 
     def ask(self, question: str, **details: str) -> int:
         """Asks, and returns the number that `wait_answer` takes."""
@@ -164,6 +177,9 @@ class TendedWorker:
                 case {"failed": str(sentence)}:
                     self._failure = sentence
                     _logger.warning("%s cannot start: %s", self.name, sentence)
+                case {"ask": worker_channel.COUNTS, "number": int(number), "answer": dict(counts)}:
+                    self._answers[COUNTS] = number, True
+                    self._counts = Counts.from_message(counts)
                 case {"ask": str(question), "number": int(number), "answer": int(answer)}:
                     self._answers[question] = number, answer
             self._changed.notify_all()
@@ -175,6 +191,8 @@ class TendedWorker:
             self._channel.close()
             process, self._process, self._channel = self._process, None, None
             self._past += self._answers.get(CARRIED, (0, 0))[1]
+            self._past_counts += self._counts.ever
+            self._counts = Counts()
             self._answers.clear()
             self._ready, self._missed = False, 0
             self._changed.notify_all()

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -94,8 +95,18 @@ class Worker:
             case {"ask": worker_channel.STOP, "seconds": float(seconds)}:
                 # On a thread of its own, so that the parent's end is seen meanwhile.
                 threading.Thread(target=self._stop, args=(seconds,), name="stop", daemon=True).start()
+            case {"ask": worker_channel.COUNTS, "number": int(number)}:
+                self._relay.pump.call(partial(self._tell_counts, number))
             case {"ask": question, "number": number}:
                 self._channel.send({"ask": question, "number": number, "answer": self._answer(question, message)})
+
+    def _tell_counts(self, number: int) -> None:
+        """On the pump's thread: the channel's does not wait for it."""
+        counts = self._relay.count().to_message()
+        try:
+            self._channel.send({"ask": worker_channel.COUNTS, "number": number, "answer": counts})
+        except Closed:
+            self._channel.end()  # the channel's thread sees that
 
     def _answer(self, question: str, message: dict[str, Any]) -> int:
         match question:

@@ -3,12 +3,13 @@
     parent                                             worker
     {"nickname": ..., "listen": ..., ...}         ->   (once, at the start)
                                                   <-   {"ready": true}, or {"failed": "a sentence"} and the end
-    {"ask": "carried" | "keys" | "rules" | "close",
-     "number": N}                                 ->
+    {"ask": "carried" | "counts" | "keys" | "rules"
+     | "close", "number": N}                      ->
                                                   <-   {"ask": the same, "number": N, "answer": ...}
     {"ask": "stop", "seconds": S}                 ->   the worker drains, and ends
 
     carried   how many bytes the worker has carried since its start
+    counts    what it has open and has counted since its start, as `Counts`
     keys      the onion keys on disk have changed: true once the worker answers CREATE with the new ones
     rules     has "exit_policy" and "log_level" too: true once streams that begin go by them
     close     accept no more links: true when that is so
@@ -26,7 +27,7 @@ from common.errors import Closed
 
 _MAX_LINE = 1_048_576  # bytes: settings with a long exit policy; both ends are our own processes
 
-CARRIED, KEYS, RULES, CLOSE, STOP = "carried", "keys", "rules", "close", "stop"
+CARRIED, COUNTS, KEYS, RULES, CLOSE, STOP = "carried", "counts", "keys", "rules", "close", "stop"
 
 
 class Channel:

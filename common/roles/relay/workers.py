@@ -12,13 +12,13 @@ from common.directory.addresses import Address
 from common.net.binding import claim
 from common.net.deadline import Deadline
 from common.net.pump import Pump
+from common.roles.relay.counts import COUNT_TIME, Counts
 from common.roles.relay.tended_worker import GRACE, TendedWorker
 from common.roles.relay.worker import CLOSE_TIME, WorkerSettings
-from common.roles.relay.worker_channel import CARRIED, CLOSE, KEYS, RULES
+from common.roles.relay.worker_channel import CARRIED, CLOSE, COUNTS, KEYS, RULES
 
 START_TIME = 30.0  # seconds until all workers listen: a slow machine that starts 64 of them needs some
 STOP_TIME = 2.0  # seconds for the others when one cannot start: no circuit is on them yet
-COUNT_TIME = 1.0  # seconds for a count; bandwidth is measured over ten
 KEYS_TIME = 5.0  # seconds for all workers to take new onion keys, before these are told to the directory
 RULES_TIME = 5.0  # seconds for all workers to take a new exit policy, before it is told to the directory
 
@@ -73,6 +73,12 @@ class Workers:
         """Bytes carried since the start by all workers (waits): of one that has ended, those it told of."""
         self._ask(CARRIED, COUNT_TIME)
         return sum(worker.carried for worker in self._workers)
+
+    def counts(self) -> Counts:
+        """Of all workers together (waits): one that does not answer in time is counted as silent."""
+        asked = [(worker, worker.ask(COUNTS)) for worker in self._workers]
+        self._silent(asked, COUNTS, COUNT_TIME)
+        return sum((worker.counts(number) for worker, number in asked), Counts())
 
     def keys_renewed(self) -> None:
         """Waits until the workers answer CREATE with the onion keys that are on disk."""
