@@ -3,6 +3,7 @@
 
 import logging
 import sys
+from contextlib import ExitStack
 
 from common.ops import lifecycle, logs, memory
 from common.ops.config import load
@@ -36,14 +37,23 @@ def run() -> int:
     reload = Reload(
         "relay", config, lambda: load("relay", sys.argv[1:]), lambda now: relay.reconfigure(now.exit_policy)
     )
-    with lifecycle.Signals(reload) as signals:
+    page = None
+    if config.http is not None:
+        # A relay without a page need not load these.
+        from common.roles.relay.status_pages import PAGES  # noqa: PLC0415
+        from common.roles.status_http import StatusServer  # noqa: PLC0415
+
+        page = StatusServer(config.http, PAGES, relay.snapshot)  # listens: a taken port is told before all else
+    with lifecycle.Signals(reload) as signals, ExitStack() as stack:
         relay.start()
-        try:
-            with lifecycle.ready(config.state, str(relay.address), identity.public):
-                logging.info("relay %s listens on %s", config.nickname, relay.address)
-                signals.stop.wait()
-        finally:
-            relay.stop(STOP_TIMEOUT)
+        stack.callback(relay.stop, STOP_TIMEOUT)
+        http = ""
+        if page is not None:
+            http = str(stack.enter_context(page).address)
+            logging.info("status page http://%s/metrics", http)
+        stack.enter_context(lifecycle.ready(config.state, str(relay.address), identity.public, http))
+        logging.info("relay %s listens on %s", config.nickname, relay.address)
+        signals.stop.wait()
     return signals.exit_code
 
 

@@ -50,7 +50,10 @@ class GatewayConfig:
 
 @dataclass(frozen=True, slots=True)
 class RelayConfig:
-    """What a relay is told; it advertises the address it listens on when `advertise` is None."""
+    """What a relay is told; it advertises the address it listens on when `advertise` is None.
+
+    It has no status page when `http` is None.
+    """
 
     listen: Address
     advertise: Address | None
@@ -62,6 +65,7 @@ class RelayConfig:
     log_level: str
     family_key: Path | None
     workers: int
+    http: Address | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option(
             "workers", 1, parse_workers, "N", f"processes that share the port, 1 to {MOST_WORKERS}: one per core"
         ),
+        Option("http", "", parse_http, "H:P", _HTTP_HELP),
     ),
     "auth_server": (
         Option("listen", "127.0.0.1:9100", parse_listen, "H:P", "address to listen on; port 0 takes any free one"),

@@ -53,8 +53,9 @@ SUITE = Suite.FERNET
 class RawClient:
     """A dialling side written by hand, that says to a relay what the test wants."""
 
-    def __init__(self, address: Address, versions: tuple[int, ...] = (1,)) -> None:
-        self.peer = RawPeer(socket.create_connection((address.host, address.port)), server_side=False)
+    def __init__(self, address: Address, versions: tuple[int, ...] = (1,), source: str = "127.0.0.1") -> None:
+        sock = socket.create_connection((address.host, address.port), source_address=(source, 0))
+        self.peer = RawPeer(sock, server_side=False)
         self.peer.handshake()
         self.peer.hello(versions)
         self._reader = CellReader()

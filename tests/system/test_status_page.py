@@ -1,15 +1,22 @@
-"""The status page of gateway.py and of a network that the launcher started."""
+"""The status pages of gateway.py, of relay.py and of a network that the launcher started."""
 
 import json
+import os
 import re
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from common.directory.addresses import Address, parse_address
 from common.ops.config import load
+from common.ops.keystore import load_or_create_identity
 from common.ops.launcher_commands import Launcher
 from common.ops.launcher_state import Folder, Settings
+from common.ops.options import to_toml
+from tests.net.processes import children
 from tests.system.network import ROOT, Process, run_script, wait_until
 from tests.system.test_scripts import _one_sentence
 
@@ -53,3 +60,70 @@ def test_a_gateway_has_no_page_unless_told(tmp_path: Path) -> None:
         assert _one_sentence(done.stderr) == f"http: cannot listen on {port}: address already in use; choose another port"
     finally:
         assert gateway.stop() == 0
+
+
+def relay_file(folder: Path, **options: object) -> Path:
+    """The file of a relay whose gateway is away."""
+    key = load_or_create_identity(folder / "gateway-keys").public.hex()
+    path = folder / "relay.toml"
+    lines = [f"{name} = {to_toml(value)}" for name, value in options.items()]
+    gateways = to_toml([{"address": "127.0.0.1:1", "key": key}])
+    path.write_text("\n".join(['listen = "127.0.0.1:0"', 'nickname = "told"', f"gateways = {gateways}", *lines]))
+    return path
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_relay_serves_its_page_until_it_is_ended(tmp_path: Path, workers: int) -> None:
+    file = relay_file(tmp_path, http="127.0.0.1:0", workers=workers)
+    relay = Process("relay", tmp_path, "relay.py", "--config", file)
+    try:
+        relay.wait_ready()
+        address = parse_address(json.loads((relay.state / "ready").read_text())["http"])
+        assert f"status page http://{address}/metrics" in relay.said()
+        told = json.loads(fetch(f"http://{address}/status.json"))
+        assert (told["nickname"], told["listed"]) == ("told", {"127.0.0.1:1": False})
+        assert (told["now"]["processes"], told["now"]["silent_processes"]) == (workers, 0)
+        assert f"onion_relay_processes {workers}.0".encode() in fetch(f"http://{address}/metrics")
+        done = run_script("relay.py", "--config", file, "--http", str(address), "--state", tmp_path / "other")
+        assert done.returncode == 2
+        sentence = f"http: cannot listen on {address}: address already in use; choose another port"
+        assert _one_sentence(done.stderr) == sentence
+    finally:
+        assert relay.stop() == 0
+
+
+def test_a_relay_that_ends_closes_its_page_first(tmp_path: Path) -> None:
+    relay = Process("relay", tmp_path, "relay.py", "--config", relay_file(tmp_path, http="127.0.0.1:0", workers=2))
+    try:
+        relay.wait_ready()
+        address = parse_address(json.loads((relay.state / "ready").read_text())["http"])
+        fetch(f"http://{address}/metrics")
+        worker = min(children(relay.pid))
+        os.kill(worker, signal.SIGSTOP)  # so that the relay's end waits for it
+        try:
+            relay.signal(signal.SIGTERM)
+            wait_until(lambda: not listens(address))
+            assert relay.alive
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert relay.wait() == 0
+    finally:
+        relay.kill()
+
+
+def listens(address: Address) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex((address.host, address.port)) == 0
+
+
+def test_a_relay_without_a_page_loads_nothing_for_one(tmp_path: Path) -> None:
+    relay = Process("relay", tmp_path, "-X", "importtime", "relay.py", "--config", relay_file(tmp_path))
+    try:
+        relay.wait_ready()
+        assert json.loads((relay.state / "ready").read_text())["http"] == ""
+        said = relay.said()
+    finally:
+        assert relay.stop() == 0
+    assert "common.roles.relay.snapshot" in said
+    for module in ("prometheus_client", "http.server", "common.roles.status_http", "common.roles.relay.status_pages"):
+        assert module not in said

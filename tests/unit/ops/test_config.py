@@ -299,8 +299,10 @@ def test_a_relay_of_a_client_needs_a_name_and_an_address() -> None:
     assert client_error([], {"TOR_NETWORK_RELAY": "yes"}) == "environment: TOR_NETWORK_RELAY: 'yes' is not true or false"
 
 
-def test_a_gateway_has_a_status_page_only_where_it_is_told() -> None:
+def test_gateways_and_relays_have_a_status_page_only_where_they_are_told() -> None:
     assert load("gateway", [], {}).http is None
+    assert load("relay", RELAY, {}).http is None
+    assert load("relay", [*RELAY, "--http", "127.0.0.1:0"], {}).http == Address("127.0.0.1", 0)
     assert load("gateway", ["--http", "127.0.0.1:0"], {}).http == Address("127.0.0.1", 0)
     assert load("gateway", [], {"TOR_NETWORK_HTTP": "[::1]:9080"}).http == Address("::1", 9_080)
     with pytest.raises(ConfigError, match="--http: '9080' is not host:port"):
