@@ -15,7 +15,7 @@ from common.ops.config import load
 from common.ops.keystore import load_or_create_identity
 from common.ops.launcher_commands import Launcher
 from common.ops.launcher_state import Folder, Settings
-from common.ops.options import to_toml
+from common.ops.toml_writer import to_toml
 from tests.net.processes import children
 from tests.system.network import ROOT, Process, run_script, wait_until
 from tests.system.test_scripts import _one_sentence
