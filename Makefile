@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 PYTHON3 ?= python3
 export PYTHON3
 
-.PHONY: run test lint soak bench bench-growth bench-directory bench-wan bench-workers bench-login fuzz clean
+.PHONY: run test lint coverage soak bench bench-growth bench-directory bench-wan bench-workers bench-login fuzz clean
 
 run:  ## a network of five relays and the prompt
 	./launch_network.sh 5 --client
@@ -14,6 +14,10 @@ test: lint  ## everything that must pass before a change lands
 lint: .venv/developer
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+
+coverage: .venv/developer  ## what no test runs that is not a program of its own: lines and branches of each file
+	$(PYTHON) -m coverage run -m pytest -m "not system and not soak"
+	$(PYTHON) -m coverage report
 
 soak: .venv/developer  ## what takes long: 1 GB each way, byte for byte, and a client left open for an hour
 	$(PYTHON) -m pytest -m soak tests/system
