@@ -115,6 +115,22 @@ def test_extend_is_handed_on_and_answered() -> None:
     assert bench.passes(b"the next hop's layer") == [PassOn([b"the next hop's layer"])]
 
 
+@BOTH
+@pytest.mark.parametrize("state", list(HopState))
+def test_cells_for_this_hop_and_for_later_ones_in_one_read(suite: Suite, state: HopState) -> None:
+    """A middle passes its part on, in order; nobody else has a later hop, however the cells are mixed."""
+    bench = Bench(suite)
+    STATES[state](bench)
+    own = Drop(12).encode()
+    mixed = [(Kind.FORWARD, b"one"), (Kind.DELIVER, own), (Kind.FORWARD, b"two")]
+    bodies = [bench.sealer.seal(kind, body) for kind, body in mixed]
+    if state is HopState.MIDDLE:
+        assert bench.hop.receive_forward(bodies, 0.0) == [PassOn([b"one", b"two"])]
+    else:
+        with pytest.raises(Unexpected):
+            bench.hop.receive_forward(bodies, 0.0)
+
+
 def test_extend_to_itself_is_refused() -> None:
     with pytest.raises(Unexpected, match="itself"):
         Bench().says(Extend("next", 9_001, OWN, bytes(CREATE_BODY)))
