@@ -93,7 +93,7 @@ class Links:
         self._tables: dict[Link, Table] = {}
         self._dialled: dict[Place, Link] = {}
         self._dialling: dict[Place, threading.Lock] = {}
-        self._idle_since: dict[Link, float] = {}
+        self._idle_since: dict[Link, float] = {}  # when a link last came to be without a circuit
         self._closed = False
         self._past_in = self._past_out = 0  # bytes of links that have ended
         self.creates_answered = 0
@@ -101,14 +101,17 @@ class Links:
 
     # ---- links
 
-    def add(self, link: Link) -> None:
-        """Takes an accepted or dialled link into the table and starts it; raises `Closed`."""
+    def add(self, link: Link, place: Place | None = None) -> None:
+        """Takes an accepted link, or one dialled at a place, into the table and starts it; raises `Closed`."""
         with self._lock:
             refused = DestroyReason.SHUTTING_DOWN if self._closed else None
-            if len(self._tables) >= MAX_LINKS:
+            if len(self._tables) >= MAX_LINKS and not self._close_idlest():
                 refused = DestroyReason.LIMIT
             if refused is None:
                 self._tables[link] = {}
+                self._idle_since[link] = monotonic()
+                if place is not None:
+                    self._dialled[place] = link
         if refused is not None:
             link.close(refused.name.lower(), refused)
             raise Closed("no more links are taken", refused)
@@ -130,9 +133,7 @@ class Links:
             link = self.find(address, identity)
             if link is None:
                 link = link_opening.dial(address, identity, self, deadline)
-                self.add(link)
-                with self._lock:
-                    self._dialled[place] = link
+                self.add(link, place)
             return link
         finally:
             gate.release()
@@ -141,13 +142,11 @@ class Links:
 
     def close_idle(self) -> None:
         """Closes links that have carried no circuit for a while; called now and then."""
-        now = monotonic()
         with self._lock:
-            idle = {link for link, table in self._tables.items() if not table}
-            self._idle_since = {link: self._idle_since.get(link, now) for link in idle}
-            old = [link for link, since in self._idle_since.items() if now - since > IDLE_LINK]
-        for link in old:
-            link.close("idle", DestroyReason.FINISHED)
+            old = monotonic() - IDLE_LINK
+            for link in self._idle():
+                if self._idle_since[link] < old:
+                    link.close("idle", DestroyReason.FINISHED)
 
     def close(self, deadline: Deadline) -> None:
         """Gives what is queued to the kernel, then ends all links and waits until they are over."""
@@ -277,6 +276,18 @@ class Links:
 
     # ---- helpers
 
+    def _idle(self) -> list[Link]:
+        """Open links without a circuit. Requires the lock, also to close them: `register` gives one none then."""
+        return [link for link, table in self._tables.items() if not table and not link.closed]
+
+    def _close_idlest(self) -> bool:
+        """Makes room for a link, which the next turn of the pump really gives. Requires the lock."""
+        idlest = min(self._idle(), key=self._idle_since.__getitem__, default=None)
+        if idlest is None:
+            return False
+        idlest.close("another link needs its place", DestroyReason.LIMIT)
+        return True
+
     def _other_cell(self, link: Link, table: Table, side: CircuitSide | None, cell: Cell) -> None:
         """Not RELAY for a circuit that is."""
         if side is None:
@@ -327,6 +338,8 @@ class Links:
         reason = decode_destroy(cell.body)
         with self._lock:
             side = table.pop(cell.circuit_id)
+            if not table:
+                self._idle_since[link] = monotonic()
         if side is _CLOSING:
             return
         side.failed(reason)

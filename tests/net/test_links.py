@@ -17,7 +17,7 @@ from common.net.listener import Listener
 from common.net.pump import Pump
 from common.roles import links as links_module
 from common.roles.links import CircuitSide, Links
-from common.wire.cells import Bytes, Command
+from common.wire.cells import Bytes, Command, encode_destroy
 from tests.net.in_process import PATIENCE, threads, wait_until
 from tests.net.links import Recorder, end, node, start
 from tests.system.targets import unused_port
@@ -273,6 +273,71 @@ def test_a_link_beyond_the_limit_is_closed_and_the_others_go_on(
     wait_until(lambda: not pair.far.all)
     pair.circuit()
     end(beyond)
+
+
+def test_for_a_link_beyond_the_limit_the_one_longest_without_a_circuit_ends(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Security: a link costs a stranger nothing more than a handshake, and would keep others out for minutes."""
+    monkeypatch.setattr(links_module, "MAX_LINKS", 4)
+    used, circuit_id, side = pair.circuit()
+    owners = [Recorder() for _ in range(5)]
+    strangers: list[Link] = []
+
+    def dial() -> None:
+        link = link_opening.dial(pair.address, pair.identity, owners[len(strangers)], Deadline(PATIENCE))
+        start(link)
+        strangers.append(link)
+        wait_until(lambda: len(pair.far.all) == min(1 + len(strangers), 4))
+
+    for _ in range(3):
+        dial()
+    was_used = owners[0]  # the oldest, but not the longest without a circuit
+    strangers[0].send(7, Command.CREATE, b"")
+    was_used.wait_for(lambda: len(was_used.cells) == 1)
+    strangers[0].send(7, Command.DESTROY, encode_destroy(DestroyReason.FINISHED))
+    was_used.wait_for(lambda: len(was_used.cells) == 2)
+    for gone in owners[1:3]:
+        dial()
+        gone.wait_for_end()
+    assert not any(owners[number].errors for number in (0, 3, 4))
+    used.send(circuit_id, Command.RELAY, b"fine")
+    pair.sides[circuit_id].wait(bodies=1)
+    assert not side.ended
+    end(*strangers)
+
+
+def test_an_idle_link_that_gave_its_place_is_dialled_anew(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_module, "MAX_LINKS", 1)
+    idle = pair.obtain()
+    with _pair() as other:
+        pair.near.obtain(other.address, other.identity, Deadline(PATIENCE))
+        assert idle.closed
+        with pytest.raises(Closed):
+            pair.near.register(idle, Side())
+        again = pair.obtain()
+        assert again is not idle
+        assert not again.closed
+
+
+def test_nothing_is_kept_of_a_link_that_ends_as_soon_as_it_is_up(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Security: a relay gone bad could have each link to a new identity of its own kept for ever."""
+    real = Link.start
+
+    def start_and_end(link: Link, pump: Pump) -> None:
+        real(link, pump)
+        if link.dialled:
+            link.close()
+            link.join(Deadline(PATIENCE))
+
+    monkeypatch.setattr(Link, "start", start_and_end)
+    assert pair.obtain().closed
+    assert not pair.near._dialled
+    assert not pair.near._idle_since
 
 
 def test_a_dialled_link_without_circuits_is_closed_after_a_while(
