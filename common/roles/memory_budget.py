@@ -15,6 +15,7 @@ from collections.abc import Callable
 from operator import itemgetter
 
 from common.errors import DestroyReason
+from common.net.link import Link
 from common.net.plug import Plug
 from common.net.pump import Pump
 from common.roles.circuit_end import Attachment, CircuitEnd
@@ -22,7 +23,6 @@ from common.roles.links import Links
 
 BUDGET = 536_870_912  # bytes: 64 circuits' whole windows, or a thousand stalled streams' first ones
 KEPT = 3 / 4  # of the budget is left: a quarter has to come again before each circuit is asked again
-MOST_UNOWNED = 8_388_608  # bytes on a link: answers about thousands of circuits, to a peer that does not read
 LOOK = 0.25  # seconds from one look to the next, which takes 0.1 to 0.3 ms with 2,000 streams
 
 _logger = logging.getLogger(__name__)
@@ -54,29 +54,31 @@ class MemoryBudget:
             self._shed(held - int(KEPT * BUDGET), plugs)
 
     def _shed(self, excess: int, plugs: list[Plug]) -> None:
-        """Ends links full of what is no circuit's, then the circuits that hold the most, until enough is free."""
-        for link in self._links.all:
-            unowned = self._links.unowned(link)
-            if unowned > MOST_UNOWNED:
-                _logger.warning("%s: it holds %d bytes of no circuit, and is ended", link.name, unowned)
-                link.close("the link is overloaded", DestroyReason.LIMIT)
-                excess -= unowned
+        """Ends who holds the most, until enough is free: circuits, and links for what is no circuit's."""
         rests: defaultdict[CircuitEnd, list[Plug]] = defaultdict(list)  # of streams that are over, still delivered
         for plug in plugs:
             if isinstance(plug.owner, Attachment) and not plug.owner.live:
                 rests[plug.owner.circuit].append(plug)
-        holders: dict[CircuitEnd, int] = {
+        circuits: dict[CircuitEnd, int] = {
             side: side.held for side in self._links.sides if isinstance(side, CircuitEnd)
         }
         for circuit, rest in rests.items():
-            holders[circuit] = holders.get(circuit, 0) + sum(plug.held for plug in rest)
-        for circuit, held in sorted(holders.items(), key=itemgetter(1), reverse=True):
-            if excess <= 0 or not held:
+            circuits[circuit] = circuits.get(circuit, 0) + sum(plug.held for plug in rest)
+        holders: list[tuple[int, int, CircuitEnd | Link]] = [(held, held, each) for each, held in circuits.items()]
+        for link in self._links.all:
+            unowned = self._links.unowned(link)
+            holders.append((unowned // (1 + self._links.circuits(link)), unowned, link))  # which would all end too
+        for rank, held, holder in sorted(holders, key=itemgetter(0), reverse=True):
+            if excess <= 0 or not rank:
                 return
             excess -= held
-            _logger.warning("%s: a circuit that holds %d bytes is ended", circuit.link.name, held)
-            if not circuit.closed:  # else its id may be another's by now
-                circuit.end(DestroyReason.LIMIT)
+            if isinstance(holder, Link):
+                _logger.warning("%s: it holds %d bytes of no circuit, and is ended", holder.name, held)
+                holder.close("the link is overloaded", DestroyReason.LIMIT)
+                continue
+            _logger.warning("%s: a circuit that holds %d bytes is ended", holder.link.name, held)
+            if not holder.closed:  # else its id may be another's by now
+                holder.end(DestroyReason.LIMIT)
             self.circuits_shed += 1
-            for plug in rests[circuit]:
+            for plug in rests[holder]:
                 plug.abort()

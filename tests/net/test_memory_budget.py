@@ -15,6 +15,7 @@ from common.circuit.actions import Opened
 from common.circuit.origin import Origin
 from common.circuit.window import STREAM_WINDOW
 from common.errors import DestroyReason
+from common.net.link import Link
 from common.roles import memory_budget
 from common.roles.relay.exit import Exit
 from common.roles.relay.relay_circuit import RelayCircuit
@@ -284,11 +285,8 @@ def test_links_that_hold_too_much_together_end_the_circuit_that_holds_the_most_a
             circuit.open(target)
 
 
-def test_a_link_full_of_what_is_no_circuits_ends_and_no_circuit_does(
-    relay: Member, build: Build, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Answers to DESTROY for circuits that never were, to a peer that does not read them."""
-    kept = build(relay)
+def overfilled(relay: Member) -> tuple[RawClient, Link]:
+    """A stranger, and a link full of answers to DESTROY for circuits that never were, which he does not read."""
     before = set(relay.links)
     stranger = RawClient(relay.address)
     wait_until(lambda: set(relay.links) - before)
@@ -298,12 +296,54 @@ def test_a_link_full_of_what_is_no_circuits_ends_and_no_circuit_does(
     while link.waiting < 2 * MUCH:
         number += 1
         stranger.say(number, Command.DESTROY, ended)
-    monkeypatch.setattr(memory_budget, "MOST_UNOWNED", MUCH)
+    wait_until(lambda: link.cells_in == number)
+    return stranger, link
+
+
+def test_a_link_full_of_what_is_no_circuits_ends_and_no_circuit_does(
+    relay: Member, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = build(relay)
+    stranger, link = overfilled(relay)
     allow(monkeypatch, held(relay) - 1)
     wait_until(lambda: link.closed)
     stranger.close()
     with Target(echo) as target:
         kept.open(target)
+
+
+def test_many_links_with_a_little_of_no_circuit_end_before_a_circuit_that_holds_less(
+    relay: Member, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Security: else who fills the budget so makes every circuit end that holds anything, at each look again."""
+    with Target(silent) as mute:
+        kept = build(relay)
+        kept.fill(kept.open(mute), relay)
+        strangers = [overfilled(relay) for _ in range(3)]
+        allow(monkeypatch, held(relay) - 1)
+        wait_until(lambda: held(relay) <= memory_budget.BUDGET)
+        assert sum(link.closed for _, link in strangers) == 1, "that frees enough"
+        assert not kept.at(relay).closed
+        for stranger, _ in strangers:
+            stranger.close()
+
+
+def test_a_link_that_many_circuits_share_does_not_end_for_a_little_of_each(
+    relay: Member, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each circuit that ends leaves a cell; a circuit that holds more alone goes first."""
+    with Target(silent) as mute:
+        heavy = build(relay)
+        heavy.fill(heavy.open(mute), relay)
+        stranger, link = overfilled(relay)
+        for number in range(40):
+            stranger.say(2**31 + number, Command.CREATE, Origin([hop(relay)], heavy.origin._suite).create)
+        wait_until(lambda: relay.relay.relay.links.circuits(link) == 40)
+        monkeypatch.setattr(memory_budget, "KEPT", 1)  # so that ending one is enough
+        allow(monkeypatch, held(relay) - 1)
+        assert heavy.ended_by() is DestroyReason.LIMIT
+        assert not link.closed
+        stranger.close()
 
 
 # ---- at a client
