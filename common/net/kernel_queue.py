@@ -73,7 +73,7 @@ class KernelQueue:
         """Bytes the kernel may be given now, `most` or less; 0 and less: none."""
         if self._long or now >= self._look_at:
             self.adapt(now)
-        room, limit = most, self._path.limit
+        room, limit = most, self._path.limit if self._long else 0  # a path that was long is not looked at any more
         self.path_full = False
         self.short_only = now < self._still_until
         if limit:

@@ -148,7 +148,8 @@ def test_short_cells_pass_a_paths_limit_by_a_little(
     """As the last long cell did: a quiet circuit's need not wait until that is acknowledged."""
     monkeypatch.setattr(KernelQueue, "_ask", lambda _queue, what: flying if what == termios.TIOCOUTQ else 0)
     queue = KernelQueue(pair[0])
-    queue._path = cast("PathQueue", SimpleNamespace(limit=LIMIT))
+    monkeypatch.setattr(kernel_queue, "LONG_PATH", 0.0)
+    queue._path = cast("PathQueue", SimpleNamespace(limit=LIMIT, seen=lambda *_values, full: None))
     assert queue.room(5.0, MOST) == room
     assert queue.short_only == short_only
     assert queue.path_full == (room == 0)
@@ -162,6 +163,20 @@ class Told:
         monkeypatch.setattr(
             kernel_queue, "_tcp_info", lambda _: (50_000, 0, self.window, 1_000_000_000, 0, self.least)
         )
+
+
+def test_a_path_that_is_short_after_all_has_no_limit_any_more(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing would change it: one sample below 10 ms, while a queue stood, slowed a link for as long as it lived."""
+    monkeypatch.setattr(KernelQueue, "_ask", lambda _queue, what: 2 * LIMIT if what == termios.TIOCOUTQ else 0)
+    told, queue = Told(monkeypatch), KernelQueue(pair[0])
+    queue._path = cast("PathQueue", SimpleNamespace(limit=LIMIT, seen=lambda *_values, full: None))
+    assert queue.room(5.0, MOST) < 0
+    told.least = 9_999
+    assert queue.room(5.0 + LOOK, MOST) == MOST
+    assert not queue.path_full
+    assert not queue.short_only
 
 
 def test_a_tcp_that_stands_still_gets_no_long_cell(
