@@ -14,6 +14,7 @@ from common.roles.auth_server.auth_server import AuthServer
 
 def run() -> int:
     """Builds the login server, serves until a signal, exits."""
+    lifecycle.hold_hang_ups()
     config = load("auth_server", sys.argv[1:])
     logs.set_up("auth_server", config.log_level)
     lifecycle.raise_file_limit()

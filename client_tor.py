@@ -160,6 +160,7 @@ def serve_proxy(config: ClientConfig, read: Callable[[], ClientConfig]) -> int:
 
     `read` gives the configuration as it is now.
     """
+    lifecycle.hold_hang_ups()
     with ExitStack() as stack:
         own = stack.enter_context(serving_relay(config))
         progress = stack.enter_context(StartProgress(sys.stderr))

@@ -14,6 +14,7 @@ from common.roles.gateway.gateway import Gateway
 
 def run() -> int:
     """Builds the gateway, serves until a signal, exits."""
+    lifecycle.hold_hang_ups()
     config = load("gateway", sys.argv[1:])
     logs.set_up("gateway", config.log_level)
     lifecycle.raise_file_limit()

@@ -16,6 +16,7 @@ STOP_TIMEOUT = 5.0  # seconds in which what is queued may still leave
 
 def run() -> int:
     """Builds the relay, serves until a signal, unregisters, exits."""
+    lifecycle.hold_hang_ups()
     config = load("relay", sys.argv[1:])
     logs.set_up(config.nickname, config.log_level)
     lifecycle.raise_file_limit()

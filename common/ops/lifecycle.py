@@ -71,6 +71,11 @@ def raise_file_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def hold_hang_ups() -> None:
+    """From now on a SIGHUP waits for `Signals`: it would end a program that is only starting. The main thread."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+
 class Signals:
     """While entered: SIGTERM and SIGINT set `stop`, a second one ends the process, SIGHUP calls `on_reload`.
 
@@ -102,6 +107,7 @@ class Signals:
         self._thread.start()
         if self._on_reload is not None:
             self._reloader.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # see `hold_hang_ups`
         return self
 
     def __exit__(

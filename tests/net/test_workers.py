@@ -18,6 +18,7 @@ from common.errors import ConfigError, DestroyReason, EndReason
 from common.net.deadline import Deadline
 from common.ops.keystore import RENEW_AFTER, load_or_create_identity, load_or_create_onion_keys
 from common.roles.gateway.gateway import Gateway
+from common.roles.relay import tended_worker
 from common.roles.relay import workers as workers_module
 from common.roles.relay.listed_relay import ListedRelay
 from common.roles.relay.tended_worker import MISSED_COUNTS
@@ -166,6 +167,21 @@ def refused_because(raw: RawClient, member: Member) -> EndReason:
     assert isinstance(ended, StreamEnded)
     assert ended.stream_id == stream_id
     return ended.reason
+
+
+def test_a_hang_up_ends_no_worker_that_is_only_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who tells all processes of a service to read again means the parent."""
+    real, begun = tended_worker._popen, []
+
+    def popen(*arguments: object) -> object:
+        process = real(*arguments)  # type: ignore[arg-type]
+        process.send_signal(signal.SIGHUP)
+        begun.append(process.pid)
+        return process
+
+    monkeypatch.setattr(tended_worker, "_popen", popen)
+    with started(tmp_path / "keys") as member:
+        assert pids(member) == set(begun)
 
 
 def test_a_new_exit_policy_holds_in_every_worker_and_in_those_that_follow(member: Member) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from common.ops import lifecycle
 from common.ops.toml_writer import to_toml
 from tests.net.in_process import receive_exactly
 from tests.system.network import NETWORK, Network, Process, run_script, wait_until
@@ -13,6 +14,7 @@ from tests.system.targets import Target, WebTarget, echo
 
 pytestmark = pytest.mark.system
 LISTEN: dict[str, object] = {"listen": "127.0.0.1:0"}
+LISTEN_CLIENT: dict[str, object] = {"socks_listen": "127.0.0.1:0", "relay_listen": "127.0.0.1:0"}
 
 
 class Configured:
@@ -88,6 +90,40 @@ def test_a_mistake_in_the_file_is_told_and_changes_nothing(network: Network, rel
     assert "Traceback" not in relay.process.said()
 
 
+@pytest.mark.parametrize("script", ["relay.py", "gateway.py", "auth_server.py"])
+def test_a_hang_up_while_starting_ends_nothing_and_is_not_forgotten(network: Network, script: str) -> None:
+    """The file is a pipe, at which the program waits until it is written."""
+    file = network.folder / f"pipe of {script}"
+    os.mkfifo(file)
+    own = {"nickname": "early"} | joined(network) if script == "relay.py" else {}
+
+    def written(level: str) -> str:
+        return "".join(f"{key} = {to_toml(raw)}\n" for key, raw in (LISTEN | own | {"log_level": level}).items())
+
+    process = network.start(f"early {script}", script, "--config", file)
+    with file.open("w") as pipe:  # once the program has opened it to read
+        process.signal(signal.SIGHUP)
+        pipe.write(written("info"))
+        file.unlink()
+        file.write_text(written("debug"))
+    wait_until(lambda: "changed: log_level" in process.said())
+    process.wait_ready()
+    assert process.stop() == 0
+
+
+def test_a_hang_up_does_not_end_a_client_that_is_only_starting(network: Network) -> None:
+    """The key of its relay's family is a pipe, from which no key comes in the end."""
+    folder = network.folder / "family"
+    folder.mkdir(mode=0o700)
+    key = folder / "key"
+    os.mkfifo(key, 0o600)
+    options = LISTEN_CLIENT | joined(network) | {"relay_nickname": "starting", "relay_family_key": str(key)}
+    client = Configured(network, "starting", "client_tor.py", "relay", options=options)
+    with key.open("w"):
+        client.process.signal(signal.SIGHUP)
+    assert client.process.wait() == lifecycle.USAGE
+
+
 def test_a_login_server_closes_and_opens_again(network: Network) -> None:
     server = Configured(network, "login", "auth_server.py", options=LISTEN | {"closed": False})
     server.process.wait_ready()
@@ -111,7 +147,7 @@ def test_a_login_server_closes_and_opens_again(network: Network) -> None:
 
 def test_the_relay_of_a_client_has_a_new_exit_policy(network: Network) -> None:
     """And its proxy's password, which came by the environment, is not taken for a change."""
-    options = {"socks_listen": "127.0.0.1:0", "relay_listen": "127.0.0.1:0", "relay_nickname": "guest", "log_level": "info"}
+    options = LISTEN_CLIENT | {"relay_nickname": "guest", "log_level": "info"}
     client = Configured(network, "guest", "client_tor.py", "relay", options=options | joined(network))
     wait_until(lambda: "proxy port" in client.process.said())
 

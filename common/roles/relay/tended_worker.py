@@ -7,6 +7,7 @@
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -142,6 +143,8 @@ class TendedWorker:
     # ---- the thread
 
     def _tend(self) -> None:
+        # Who tells all processes of a service means the parent: a worker inherits this until it ignores SIGHUP.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         pause = 0.0
         while (channel := self._launch()) is not None:
             started = monotonic()

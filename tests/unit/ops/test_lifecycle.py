@@ -17,7 +17,7 @@ from common.ops.lifecycle import main, raise_file_limit, ready
 
 DAEMON = """
 import sys
-from common.ops.lifecycle import Signals, main
+from common.ops.lifecycle import Signals, hold_hang_ups, main
 def reload():
     print("reload", flush=True)
     if "failing" in sys.argv:
@@ -25,8 +25,12 @@ def reload():
     if "hanging" in sys.argv:
         sys.stdin.read()
 def run():
+    if "starting" in sys.argv:
+        hold_hang_ups()
+        print("starting", flush=True); sys.stdin.readline()
     with Signals(reload) as signals:
-        print("up", flush=True)
+        if "starting" not in sys.argv:
+            print("up", flush=True)
         signals.stop.wait()
         print("stopping", flush=True)
         if "stubborn" in sys.argv:
@@ -43,7 +47,7 @@ def daemon(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", DAEMON, *arguments]
     with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert line(process) == "up"
+            assert line(process) == ("starting" if "starting" in arguments else "up")
             yield process
         finally:
             process.kill()
@@ -77,6 +81,19 @@ def test_hup_reloads_and_goes_on(argument: str) -> None:
             process.send_signal(signal.SIGHUP)
             assert line(process) == "reload"
         process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_a_hang_up_while_starting_reloads_when_that_is_done() -> None:
+    with daemon("starting") as process:
+        for _ in range(2):
+            process.send_signal(signal.SIGHUP)
+        assert process.stdin is not None
+        process.stdin.write("go on\n")
+        process.stdin.flush()
+        assert line(process) == "reload"
+        process.send_signal(signal.SIGTERM)
+        assert line(process) == "stopping", "both are one"
         assert process.wait(30) == 0
 
 
