@@ -62,7 +62,8 @@ class CircuitPool:
         self._changed = threading.Condition()
         self._circuits = LiveCircuits()
         self._retired: list[ClientCircuit] = []  # take no new streams
-        self._waiting: list[Wish] = []  # each is a program's connection, which waits for half a minute at most
+        # Each is a program's connection, which waits for half a minute at most. There may be thousands.
+        self._waiting: dict[Wish, None] = {}
         self._building = 0
         self._threads: set[threading.Thread] = set()  # those that build
         self._failures = 0  # builds failed in a row
@@ -228,8 +229,7 @@ class CircuitPool:
                 if _serves(circuit, wish):
                     circuits.give(circuit, wish.isolation, wish.era, monotonic())
                     return circuit
-            if wish not in self._waiting:
-                self._waiting.append(wish)
+            self._waiting[wish] = None
             return None
 
     def _refuse(self, wish: Wish) -> bool:
@@ -252,7 +252,7 @@ class CircuitPool:
 
     def _build_missing(self) -> None:
         with self._changed:
-            self._waiting = [wish for wish in self._waiting if not wish.settled]
+            self._waiting = {wish: None for wish in self._waiting if not wish.settled}
             # Unused ones do not count against wishes: those wait because none of these exits serves them.
             spare = max(0, SPARE - len(self._circuits.unused))
             wanted = len({(wish.era, wish.isolation) for wish in self._waiting}) + spare
@@ -271,7 +271,15 @@ class CircuitPool:
             if not wish.pending:
                 wish.fail(EndReason.LIMIT)
         for thread in threads:
-            thread.start()
+            self._start(thread)
+
+    def _start(self, builder: threading.Thread) -> None:
+        try:
+            builder.start()
+        except RuntimeError:  # none can be had now: the next look at what is missing tries again
+            with self._changed:
+                self._building -= 1
+                self._builders.discard(builder)
 
     def _take_idle(self, count: int) -> list[ClientCircuit]:
         """Takes out so many, if there are, that were used and carry nothing now, the oldest first.
@@ -347,7 +355,7 @@ class CircuitPool:
 
     def _serve_waiting(self) -> None:
         with self._changed:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, {}
         for wish in waiting:
             self._assign(wish)
         self._build_missing()
