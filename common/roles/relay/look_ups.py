@@ -2,7 +2,8 @@
 
 * A circuit has few under way at a time, and circuits are served in turns: whoever asks for names that nobody
   answers for waits, and others wait only when several such circuits have all threads.
-* What waits too long, or behind too many others, is answered LIMIT: another exit may be quicker.
+* What waits too long, or behind too many others, is answered LIMIT: another exit may be quicker. When all places
+  are taken, the circuit that has most of them gives one to a circuit that has less.
 * What nobody wants any more is not begun; what is under way cannot be ended.
 """
 
@@ -73,14 +74,19 @@ class LookUps:
     ) -> None:
         """Runs `work` on a thread, unless it is not `wanted` by then.
 
-        Or calls `refused` with the reason: at once, or later on the pump's thread.
+        Or calls `refused` with the reason: at once, or later on the pump's thread, which is this one too.
         """
         look_up = _LookUp(wanted, work, refused, monotonic() + MAX_WAIT)
+        displaced: _LookUp | None = None
         with self._changed:
+            if self._waiting >= MAX_LOOKUPS:
+                displaced = self._make_room(circuit)
             accepted = not self._closed and self._waiting < MAX_LOOKUPS and self._add(circuit, look_up)
             hires = accepted and self._needs_thread(self._queues[circuit])
             times = accepted and not self._timed
             self._timed = self._timed or times
+        if displaced is not None:
+            displaced.refused(EndReason.LIMIT)
         if not accepted:
             refused(EndReason.LIMIT)
         if hires:
@@ -96,6 +102,15 @@ class LookUps:
                 self._threads -= 1
 
     # ---- with the lock held
+
+    def _make_room(self, circuit: object) -> _LookUp | None:
+        """Takes out the last of the circuit that has most waiting, if this one then has no more than it."""
+        own = self._queues.get(circuit)
+        longest = max(self._queues.values(), key=lambda queue: len(queue.waiting))
+        if len(longest.waiting) < 2 + (len(own.waiting) if own is not None else 0):
+            return None
+        self._waiting -= 1
+        return longest.waiting.pop()
 
     def _add(self, circuit: object, look_up: _LookUp) -> bool:
         queue = self._queues.get(circuit)

@@ -135,6 +135,24 @@ def test_more_than_may_wait_are_answered_with_limit_at_once(names: Names, monkey
     names.wait(names.done, "b3")
 
 
+def test_who_takes_all_places_gives_one_to_a_circuit_that_has_none(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Security: else 16 circuits, filled up again and again, keep all others from looking up any name."""
+    monkeypatch.setattr(look_ups_module, "MAX_LOOKUPS", 4)
+    slow = many("slow", look_ups_module.RUNNING)
+    names.ask("one", *slow, silent=True)
+    names.wait(names.begun, *slow)
+    names.ask("one", "a1", "a2", "a3", "a4")
+    names.ask("two", "b1")
+    names.wait(names.done, "b1")
+    names.wait_refused("a4")
+    names.ask("one", "a5", "a6")
+    names.wait_refused("a4", "a6")
+    names.silent.set()
+    names.wait(names.done, "a1", "a2", "a3", "a5")
+
+
 def test_more_than_may_wait_of_one_circuit_are_answered_with_limit(
     names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
