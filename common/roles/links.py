@@ -105,7 +105,7 @@ class Links:
         """Takes an accepted link, or one dialled at a place, into the table and starts it; raises `Closed`."""
         with self._lock:
             refused = DestroyReason.SHUTTING_DOWN if self._closed else None
-            if len(self._tables) >= MAX_LINKS and not self._close_idlest():
+            if len(self._tables) >= MAX_LINKS and not self._make_room():
                 refused = DestroyReason.LIMIT
             if refused is None:
                 self._tables[link] = {}
@@ -280,8 +280,10 @@ class Links:
         """Open links without a circuit. Requires the lock, also to close them: `register` gives one none then."""
         return [link for link, table in self._tables.items() if not table and not link.closed]
 
-    def _close_idlest(self) -> bool:
-        """Makes room for a link, which the next turn of the pump really gives. Requires the lock."""
+    def _make_room(self) -> bool:
+        """Ends the idlest link if as many as may be are open; whether one more may be now. Requires the lock."""
+        if sum(not link.closed for link in self._tables) < MAX_LINKS:
+            return True  # the pump has still to hear of those that have ended
         idlest = min(self._idle(), key=self._idle_since.__getitem__, default=None)
         if idlest is None:
             return False

@@ -311,8 +311,9 @@ def test_an_idle_link_that_gave_its_place_is_dialled_anew(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(links_module, "MAX_LINKS", 1)
-    idle = pair.obtain()
     with _pair() as other:
+        idle = pair.obtain()
+        wait_until(lambda: pair.far.all)  # which has the same limit
         pair.near.obtain(other.address, other.identity, Deadline(PATIENCE))
         assert idle.closed
         with pytest.raises(Closed):
@@ -320,6 +321,25 @@ def test_an_idle_link_that_gave_its_place_is_dialled_anew(
         again = pair.obtain()
         assert again is not idle
         assert not again.closed
+
+
+def test_a_link_that_has_ended_takes_no_place_though_the_pump_is_still_to_hear_of_it(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links_module, "MAX_LINKS", 1)
+    with _pair() as other, _pair() as third:
+        ended = pair.obtain()
+        begun, busy = threading.Event(), threading.Event()
+        pair.near._pump.call(begun.set)
+        pair.near._pump.call(lambda: busy.wait(PATIENCE))
+        try:
+            assert begun.wait(PATIENCE)
+            ended.close()
+            links = [pair.near.obtain(each.address, each.identity, Deadline(PATIENCE)) for each in (other, third)]
+            assert [link.closed for link in links] == [True, False], "one may be open"
+            assert pair.near.all == [ended, *links]
+        finally:
+            busy.set()
 
 
 def test_nothing_is_kept_of_a_link_that_ends_as_soon_as_it_is_up(
@@ -351,6 +371,16 @@ def test_a_dialled_link_without_circuits_is_closed_after_a_while(
     wait_until(lambda: not pair.near.circuits(link))
     pair.near.close_idle()
     assert link.closed
+
+
+def test_who_was_dialled_cannot_create_circuits(pair: Pair) -> None:
+    """Also not at a relay, which answers CREATE on accepted links: ids on this one are the dialling side's to draw."""
+    pair.near._new_circuit = pair._new
+    link = pair.obtain()
+    wait_until(lambda: pair.far.all)
+    pair.far.all[0].send(7, Command.CREATE, b"")
+    wait_until(lambda: link.closed)
+    assert not pair.sides
 
 
 def test_nothing_is_accepted_after_close(pair: Pair) -> None:
