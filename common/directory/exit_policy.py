@@ -70,12 +70,13 @@ def is_special(ip: IpAddress) -> bool:
         number = int(ip)
         return number <= _LAST_4[bisect_right(_FIRST_4, number) - 1]  # the first begins at 0: one is found always
     if ip in _NAT64:
-        return is_special(_inside_nat64(ip))
+        return is_special(inside_nat64(ip))
     return ip not in _PUBLIC_6 or any(ip in network for network in _SPECIAL_6)
 
 
-def _inside_nat64(ip: IPv6Address) -> IPv4Address:
-    return IPv4Address(ip.packed[-4:])
+def inside_nat64(ip: IpAddress) -> IpAddress:
+    """The IPv4 address that is really reached by a NAT64 one; any other as it is."""
+    return IPv4Address(ip.packed[-4:]) if isinstance(ip, IPv6Address) and ip in _NAT64 else ip
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,8 @@ class ExitPolicy:
         if not 1 <= port <= 65_535:
             return False
         ip = unmap(ip)
-        if isinstance(ip, IPv6Address) and ip in _NAT64 and not self._decide(_inside_nat64(ip), port):
+        inside = inside_nat64(ip)
+        if inside is not ip and not self._decide(inside, port):
             return False
         return self._decide(ip, port)
 
