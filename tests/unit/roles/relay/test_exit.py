@@ -1,5 +1,6 @@
 """What an exit dials: what its policy allows, and never the network's own ports, however they are spelled."""
 
+import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
 
@@ -7,6 +8,7 @@ import pytest
 
 from common.directory.addresses import IpAddress, parse_address
 from common.directory.exit_policy import ExitPolicy
+from common.errors import EndReason
 from common.net.deadline import Deadline
 from common.net.pump import Pump
 from common.roles.relay.exit import Exit
@@ -47,3 +49,17 @@ def test_a_zone_hides_no_port_of_the_network(exit_: Exit) -> None:
     found: list[IpAddress] = []
     exit_.look_up(None, lambda: True, "[2001:db8::1%1]", BeginFlags.ANY, lambda addresses, _: found.extend(addresses))
     assert [exit_.allows(address, 9004) for address in found] == [False]
+
+
+def test_no_name_is_told_of_a_host_that_clients_cannot_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Security: the names of an exit's own network would be a map of it."""
+    pump = Pump()
+    asked: list[str] = []
+    told: list[tuple[str, EndReason]] = []
+    monkeypatch.setattr(socket, "gethostbyaddr", asked.append)
+    exit_ = Exit(pump, ExitPolicy.parse("default"), OWN)
+    pump.start()
+    exit_.look_up_name(None, lambda: True, ip_address("10.0.0.7"), lambda *answer: told.append(answer))
+    exit_.close()
+    pump.stop(Deadline(10.0))
+    assert (told, asked) == ([("", EndReason.POLICY)], [])

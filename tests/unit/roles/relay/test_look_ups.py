@@ -118,6 +118,7 @@ def test_what_waits_too_long_is_answered_with_limit(names: Names, monkeypatch: p
     names.silent.set()
     names.wait(names.done, "next", *slow)
     assert len(names.begun) == len(slow) + 1, "what was refused is not begun"
+    assert not names.look_ups._waiting
 
 
 def test_more_than_may_wait_are_answered_with_limit_at_once(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +200,7 @@ def test_without_a_thread_a_look_up_is_answered_with_limit(names: Names, monkeyp
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(look_ups_module, "_LOOK", 0.01)
+    monkeypatch.setattr(look_ups_module, "RESOLVERS", 1)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
         patch.setattr(look_ups_module, "MAX_WAIT", 0.0)
