@@ -106,8 +106,8 @@ class LookUps:
     def _make_room(self, circuit: object) -> _LookUp | None:
         """Takes out the last of the circuit that has most waiting, if this one then has no more than it."""
         own = self._queues.get(circuit)
-        longest = max(self._queues.values(), key=lambda queue: len(queue.waiting))
-        if len(longest.waiting) < 2 + (len(own.waiting) if own is not None else 0):
+        longest = max(self._queues.values(), key=lambda queue: len(queue.waiting), default=None)
+        if longest is None or len(longest.waiting) < 2 + (len(own.waiting) if own is not None else 0):
             return None
         self._waiting -= 1
         return longest.waiting.pop()
