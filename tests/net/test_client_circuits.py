@@ -334,6 +334,16 @@ def test_a_frozen_circuit_whose_relay_is_listed_again_in_time_is_not_ended(netwo
         assert not circuit.closed
 
 
+def test_a_circuit_in_doubt_is_asked_once_in_its_time(network: InProcess) -> None:
+    """A list comes each few seconds, and each question takes one of its stream ids."""
+    with started(network) as client, Target(echo) as target, client.connect(target.host, target.port):
+        circuit = circuit_of(client, ())
+        before = circuit.endpoint.used_streams
+        for _ in range(3):
+            circuit.doubt()
+        assert circuit.endpoint.used_streams == before + 1
+
+
 def test_a_list_without_any_relay_harms_no_circuit(network: InProcess, soon: None) -> None:
     with started(network) as client, Target(echo) as target, client.connect(target.host, target.port):
         wait_until(lambda: len(client.pool.circuits) == 3)
