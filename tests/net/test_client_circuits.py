@@ -501,6 +501,11 @@ def test_a_system_that_gives_no_thread_for_a_while_does_not_stop_building_for_ev
         assert answers(client, target)
 
 
+def test_a_client_ends_while_a_builder_is_just_being_started(network: InProcess) -> None:
+    with started(network) as client:
+        client.pool._builders.add(threading.Thread(name="builder"))
+
+
 class Compared(Question):
     """Counts how often it is compared with another."""
 

@@ -210,7 +210,8 @@ class CircuitPool:
     def join(self, deadline: Deadline) -> None:
         """Waits for the threads that build."""
         for thread in list(self._threads):
-            thread.join(deadline.left())
+            if thread.ident is not None:  # else another thread is just about to start it, and it ends at once
+                thread.join(deadline.left())
 
     # ---- choosing
 
