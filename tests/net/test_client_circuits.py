@@ -503,7 +503,7 @@ def test_a_system_that_gives_no_thread_for_a_while_does_not_stop_building_for_ev
 
 def test_a_client_ends_while_a_builder_is_just_being_started(network: InProcess) -> None:
     with started(network) as client:
-        client.pool._builders.add(threading.Thread(name="builder"))
+        client.pool._threads.add(threading.Thread(name="builder"))
 
 
 class Compared(Question):

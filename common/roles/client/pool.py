@@ -274,13 +274,13 @@ class CircuitPool:
         for thread in threads:
             self._start(thread)
 
-    def _start(self, builder: threading.Thread) -> None:
+    def _start(self, thread: threading.Thread) -> None:
         try:
-            builder.start()
+            thread.start()
         except RuntimeError:  # none can be had now: the next look at what is missing tries again
             with self._changed:
                 self._building -= 1
-                self._builders.discard(builder)
+                self._threads.discard(thread)
 
     def _take_idle(self, count: int) -> list[ClientCircuit]:
         """Takes out so many, if there are, that were used and carry nothing now, the oldest first.
