@@ -90,9 +90,9 @@ def test_a_quiet_circuit_waits_for_no_queue_in_the_network(area: WideArea) -> No
     try:
         for link in (accepted, dialled):
             start(link)
-        dialled.queue(1, Command.RELAY, *[bytes(MAX_BODY)] * 400)
+        dialled.queue(1, Command.RELAY, *[bytes(MAX_BODY)] * 800)
         dialled.flush()
-        passed = [_ahead(dialled, far, moment) for moment in (120, 190, 260)]
+        passed = [_ahead(dialled, far, moment) for moment in (300, 450, 600)]
         assert median(passed) < 16, "2 to 4 here; 76, a second's queue, without a limit"
     finally:
         end(accepted, dialled)
