@@ -1,4 +1,4 @@
-"""Looking again before falling asleep, where what comes next comes within a fraction of a millisecond.
+"""Looking again before falling asleep, where what comes next comes within a millisecond.
 
 A core on which everything sleeps halts, and takes 30 us and more to wake, in a virtual machine above all: that is
 a third of an echo through three relays of one house. So where of late waits were mostly short, the next is spent
@@ -18,7 +18,7 @@ from time import monotonic
 
 from common.net.poller import Handler
 
-SHORT = 0.0005  # seconds of waiting that are worth it: an echo over three relays on one machine is hardly more
+SHORT = 0.001  # seconds of waiting that are worth it: an echo over three relays of one house, a new stream there
 LIGHT = 0.0003  # seconds of work between two waits: a cell or two, or a new stream
 ENOUGH = 4  # such waits before looking begins;
 MOST = 16  # more are not counted, so that it soon ends;
