@@ -6,6 +6,7 @@
 * What is read in one look at the poller is one turn: it is sent at its end.
 """
 
+import errno
 import heapq
 import itertools
 import logging
@@ -21,7 +22,7 @@ from typing import Any, Protocol
 from common.net.busy_poll import BusyPoll
 from common.net.deadline import Deadline
 from common.net.plug import Plug, PlugOwner
-from common.net.poller import READ, Handler, Poller
+from common.net.poller import READ, WRITE, Handler, Poller
 from common.net.turn import TURN
 
 __all__ = ["Plug", "PlugOwner", "Pump", "Timer"]
@@ -40,6 +41,7 @@ _HAS_NOTSENT_LOWAT = hasattr(socket, "TCP_NOTSENT_LOWAT")  # Windows has none
 # whoever is alive may be silent for days. The four calls cost 2 us for each connect.
 _KEEPALIVE = {"TCP_KEEPIDLE": 120, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 4}  # seconds, seconds, probes
 _KEEPALIVE_OPTIONS = [(getattr(socket, name), _KEEPALIVE[name]) for name in _KEEPALIVE if hasattr(socket, name)]
+_UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK})  # a connect
 STALE_TIMERS = 64  # cancelled timers tolerated before the heap is swept: a connect's live for seconds
 
 
@@ -130,21 +132,23 @@ class Pump:
         What is written before that is queued. Having no descriptor left is a `plug_failed` too, and so is, minutes
         later, a peer that vanished.
         """
-        sock, error = self._no_socket, None
+        sock = self._no_socket
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             _send_at_once(sock)
             _ask_when_silent(sock)
-            sock.connect(address)
-        except BlockingIOError:
-            pass
+            code = sock.connect_ex(address)
+            if code == errno.EINPROGRESS:
+                code = sock.connect_ex(address)  # a host has reached itself by now: no need to wait
         except OSError as failure:
-            error = failure
+            code = failure.errno or errno.EIO
         plug = Plug(self, sock, owner, tcp=True, connecting=True)
-        if error is None:
+        if not code:
+            self.adopt(plug, partial(plug.ready, WRITE))
+        elif code in _UNDER_WAY:
             self.adopt(plug, partial(self._await, plug, timeout))
         else:
-            self.adopt(plug, partial(plug.broken, error))
+            self.adopt(plug, partial(plug.broken, OSError(code, os.strerror(code))))
         return plug
 
     def listen(self, sock: socket.socket, accepted: Callable[[socket.socket], object]) -> Callable[[], None]:

@@ -665,6 +665,27 @@ def test_connect_timeout(pump: Pump, full_server: tuple[str, int]) -> None:
     assert plug._sock.fileno() < 0
 
 
+def test_connect_to_a_host_that_is_slow_to_answer(
+    pump: Pump, full_server: tuple[str, int], peers: list[socket.socket]
+) -> None:
+    """Its kernel drops the first SYN; one's own host has else answered before `connect` is over."""
+    owner = Recorder()
+    pump.connect(socket.AF_INET, full_server, owner, WAIT)
+    server = peers[0]
+    server.setblocking(False)
+    assert not owner.connected
+
+    def made_room() -> bool:
+        try:
+            peers.append(server.accept()[0])
+        except BlockingIOError:
+            pass
+        return owner.connected
+
+    assert eventually(made_room)
+    assert owner.order == ["connected"]
+
+
 def test_abort_while_connecting(pump: Pump, full_server: tuple[str, int]) -> None:
     owner = Recorder()
     plug = pump.connect(socket.AF_INET, full_server, owner, 0.1)
