@@ -69,8 +69,9 @@ def is_special(ip: IpAddress) -> bool:
     if isinstance(ip, IPv4Address):
         number = int(ip)
         return number <= _LAST_4[bisect_right(_FIRST_4, number) - 1]  # the first begins at 0: one is found always
-    if ip in _NAT64:
-        return is_special(inside_nat64(ip))
+    inside = inside_nat64(ip)
+    if inside is not ip:
+        return is_special(inside)
     return ip not in _PUBLIC_6 or any(ip in network for network in _SPECIAL_6)
 
 

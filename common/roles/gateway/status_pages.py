@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -255,9 +255,7 @@ def _counters(snapshot: GatewaySnapshot) -> Iterable[tuple[str, float, str]]:
 
 def metrics_page(snapshot: GatewaySnapshot, _now: float) -> bytes:
     """The same for Prometheus, in its text format."""
-    registry = CollectorRegistry()
-    registry.register(_Metrics(snapshot))
-    return generate_latest(registry)
+    return generate_latest(_Metrics(snapshot))
 
 
 PAGES = {

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -120,9 +120,7 @@ def _metrics(
 
 def metrics_page(snapshot: RelaySnapshot, _now: float) -> bytes:
     """For Prometheus, in its text format."""
-    registry = CollectorRegistry()
-    registry.register(_Metrics(snapshot))
-    return generate_latest(registry)
+    return generate_latest(_Metrics(snapshot))
 
 
 PAGES = {
