@@ -16,7 +16,7 @@ from common.circuit.endpoint import Endpoint
 from common.circuit.hop import Hop
 from common.circuit.origin import Origin, PathHop
 from common.circuit.stream import Side
-from common.crypto.handshake import ClientHandshake, Create, HopKeys, Suite, answer
+from common.crypto.handshake import ClientHandshake, Create, EphemeralKeys, HopKeys, Suite, answer
 from common.crypto.layers import SUITES, Kind
 from common.crypto.onion import LayerStack
 from common.crypto.scram import ClientFirst, ScramClient, ScramServer, make_verifier
@@ -65,7 +65,7 @@ def holders(suite: Suite) -> dict[str, object]:
     onion_secret = X25519PrivateKey.from_private_bytes(B)
     onion_key = onion_secret.public_key().public_bytes_raw()
     x, mlkem = X25519PrivateKey.from_private_bytes(X), MLKEM768PrivateKey.from_seed_bytes(SEED)
-    handshake = ClientHandshake(IDENTITY, onion_key, suite, ephemeral=x, mlkem=mlkem)
+    handshake = ClientHandshake(IDENTITY, onion_key, suite, EphemeralKeys(x, mlkem))
     keys = HopKeys(suite, FORWARD, BACKWARD)
     stack = LayerStack()
     stack.add(keys)

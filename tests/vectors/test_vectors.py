@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from common.crypto.handshake import ClientHandshake, HopKeys, Suite, answer
+from common.crypto.handshake import ClientHandshake, EphemeralKeys, HopKeys, Suite, answer
 from common.crypto.kdf import PROTOCOL_ID, PURPOSES, expand, extract
 from common.crypto.layers import SUITES, FernetSealer, Kind, Sealer
 from common.wire.cells import Cell, encode_cell
@@ -59,8 +59,7 @@ def test_handshake_of_the_client(vector: Vector) -> None:
         identity,
         onion_key,
         Suite(vector["suite"]),
-        ephemeral=X25519PrivateKey.from_private_bytes(x),
-        mlkem=MLKEM768PrivateKey.from_seed_bytes(seed),
+        EphemeralKeys(X25519PrivateKey.from_private_bytes(x), MLKEM768PrivateKey.from_seed_bytes(seed)),
     )
     assert client.create == create
     assert client.finish(created) == HopKeys(Suite(vector["suite"]), forward, backward)
@@ -82,8 +81,7 @@ def test_handshake_of_the_relay(vector: Vector) -> None:
         identity,
         onion_key,
         Suite(vector["suite"]),
-        ephemeral=X25519PrivateKey.from_private_bytes(x),
-        mlkem=MLKEM768PrivateKey.from_seed_bytes(seed),
+        EphemeralKeys(X25519PrivateKey.from_private_bytes(x), MLKEM768PrivateKey.from_seed_bytes(seed)),
     )
     assert client.finish(answered) == keys
 

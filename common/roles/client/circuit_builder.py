@@ -17,6 +17,7 @@ from common.net.pump import Pump
 from common.roles.client.client_circuit import ClientCircuit
 from common.roles.client.guard_keeper import GuardKeeper
 from common.roles.client.path_choice import PathChooser, PathWishes
+from common.roles.client.spare_keys import SpareKeys
 from common.roles.client.wish import Wish
 from common.roles.links import Links
 
@@ -55,6 +56,7 @@ class CircuitBuilder:
         self._avoid: dict[bytes, float] = {}  # identity: until when
         self._stuck = 0  # circuits in a row that failed at the second hop
         self._times = BuildTimes()
+        self._keys = SpareKeys()
 
     def hopeless(self, wish: Wish) -> bool:
         """Whether no listed relay would serve it."""
@@ -78,7 +80,9 @@ class CircuitBuilder:
         done = 0
         try:
             link = self._links.obtain((first.address.host, first.address.port), first.identity, deadline)
-            circuit = ClientCircuit(path.relays, self._wishes.suite, link, self._links, self._pump)
+            circuit = ClientCircuit(
+                path.relays, self._wishes.suite, link, self._links, self._pump, self._keys.take
+            )
             self._begun(circuit)
             try:
                 circuit.build(deadline)
@@ -92,6 +96,10 @@ class CircuitBuilder:
             self._stuck = 0
         self._guards.worked(first.identity)
         return circuit
+
+    def prepare(self) -> None:
+        """Makes what the next circuit can have ready, when nobody waits for this thread: 1 ms at most."""
+        self._keys.refill()
 
     def _avoided(self) -> set[bytes]:
         now = monotonic()

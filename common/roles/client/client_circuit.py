@@ -8,7 +8,7 @@ from time import monotonic
 from common.circuit.actions import Action, Answered, Built, HopAdded, Opened
 from common.circuit.endpoint import MAX_OPEN_STREAMS
 from common.circuit.origin import Origin, PathHop
-from common.crypto.handshake import Suite
+from common.crypto.handshake import EphemeralKeys, Suite
 from common.directory.document import RelayEntry
 from common.errors import Closed, DestroyReason, EndReason, TooLarge, Unexpected
 from common.net.deadline import Deadline
@@ -105,9 +105,17 @@ class ClientStream(Attachment):
 class ClientCircuit(CircuitEnd):
     """A `CircuitSide` of the link to the first hop."""
 
-    def __init__(self, path: tuple[RelayEntry, ...], suite: Suite, link: Link, links: Links, pump: Pump) -> None:
-        """Raises `Closed` or `TooLarge`; `start` sends CREATE."""
-        self.origin = Origin([path_hop(entry) for entry in path], suite)
+    def __init__(
+        self,
+        path: tuple[RelayEntry, ...],
+        suite: Suite,
+        link: Link,
+        links: Links,
+        pump: Pump,
+        keys: Callable[[], EphemeralKeys] = EphemeralKeys,
+    ) -> None:
+        """`keys` gives each handshake its own. Raises `Closed` or `TooLarge`; `build` sends CREATE."""
+        self.origin = Origin([path_hop(entry) for entry in path], suite, keys)
         super().__init__(self.origin, link, 0, pump)
         self.path = path
         self.suite = suite

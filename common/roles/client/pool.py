@@ -303,6 +303,7 @@ class CircuitPool:
                 self._building -= 1
                 self._threads.discard(threading.current_thread())
         self._serve_waiting()
+        self._builder.prepare()
 
     def _build_one(self) -> None:
         pause = RETRY_PAUSES[min(self._failures, len(RETRY_PAUSES) - 1)]

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from common.crypto.handshake import ClientHandshake, Create, HopKeys, Suite, answer
+from common.crypto.handshake import ClientHandshake, Create, EphemeralKeys, HopKeys, Suite, answer
 from common.crypto.kdf import PROTOCOL_ID, PURPOSES
 from common.errors import AuthenticationFailed, Malformed, ProtocolError
 from common.wire.messages import CREATE_BODY, CREATED_BODY
@@ -61,7 +61,7 @@ def test_the_schedule_is_the_written_one() -> None:
     """Recomputed from the formula with the standard library's HMAC."""
     x, y = X25519PrivateKey.generate(), X25519PrivateKey.generate()
     mlkem = MLKEM768PrivateKey.generate()
-    ours = ClientHandshake(IDENTITY, ONION_KEY, Suite.AES_GCM, ephemeral=x, mlkem=mlkem)
+    ours = ClientHandshake(IDENTITY, ONION_KEY, Suite.AES_GCM, EphemeralKeys(x, mlkem))
     created, keys = answer(ours.create, IDENTITY, ONION_KEYS, ephemeral=y)
     assert created[:32] == y.public_key().public_bytes_raw()
     secret = x.exchange(y.public_key()) + x.exchange(B.public_key()) + mlkem.decapsulate(created[32:1_120])
