@@ -176,6 +176,7 @@ def serve_proxy(config: ClientConfig, read: Callable[[], ClientConfig]) -> int:
             for proxy in proxies:
                 proxy.start()
                 print(f"proxy port {proxy.address}: SOCKS5, SOCKS4a and HTTP CONNECT; ctrl-c ends it", flush=True)
+            lifecycle.tell_started()
             signals.stop.wait()
             for proxy in proxies:
                 proxy.stop()

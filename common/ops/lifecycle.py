@@ -148,6 +148,19 @@ class Signals:
                 _logger.exception("unexpected error while reloading")
 
 
+def tell_started() -> None:
+    """Tells the service manager that started this process, if it wants to know: sd_notify(3), `Type=notify`."""
+    name = os.environ.pop("NOTIFY_SOCKET", "")  # no child of ours speaks for us
+    if not name:
+        return
+    address = "\0" + name[1:] if name.startswith("@") else name  # Linux's sockets without a file
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"READY=1", address)
+    except OSError as error:
+        _logger.warning("the service manager was not told of the start: %s", error.strerror)
+
+
 @contextmanager
 def ready(state: Path, address: str, identity: bytes, http: str = "") -> Iterator[None]:
     """While entered, `state` holds the files `pid` and `ready`; enter it when the daemon can be dialled.
@@ -161,6 +174,7 @@ def ready(state: Path, address: str, identity: bytes, http: str = "") -> Iterato
     try:
         write_private(pid_file, f"{os.getpid()}\n".encode())
         write_private(ready_file, text.encode() + b"\n")
+        tell_started()
         yield
     finally:
         ready_file.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from common.errors import ConfigError, OnionError
 from common.ops.config import PROJECT
-from common.ops.lifecycle import main, raise_file_limit, ready
+from common.ops.lifecycle import main, raise_file_limit, ready, tell_started
 
 DAEMON = """
 import sys
@@ -181,3 +182,28 @@ def test_the_file_limit_is_what_the_system_allows() -> None:
     limit, soft, _ = map(int, out.split())
     assert limit == soft
     assert raise_file_limit() >= 1024 or limit < 1024
+
+
+def test_a_service_manager_is_told_once_and_no_child_speaks_for_us(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    monkeypatch.setenv("NOTIFY_SOCKET", "manager")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("manager")
+        manager.settimeout(30)
+        for _ in range(2):
+            tell_started()
+        assert manager.recv(100) == b"READY=1"
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
+    assert "NOTIFY_SOCKET" not in os.environ
+
+
+def test_a_service_manager_that_is_gone_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    with ready(tmp_path, "127.0.0.1:1", b"i" * 32):
+        assert "the service manager was not told of the start" in caplog.text
