@@ -1,6 +1,7 @@
 """The network's own page: what stands in it, and who may read it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
@@ -8,7 +9,7 @@ import pytest
 
 from common.roles.client.client import Client
 from common.roles.prompt.page import readable
-from common.roles.prompt.status_page import StatusPage, duration, render
+from common.roles.prompt.status_page import RELAYS, StatusPage, duration, relay_rows, render
 from tests.net.in_process import InProcess, threads
 
 
@@ -58,6 +59,13 @@ def test_nothing_is_left_running(client: Client) -> None:
 def test_the_page_is_there_before_any_document(client: Client) -> None:
     empty = Client([(entry.descriptor.address, entry.descriptor.identity) for entry in client.relays()], "none")
     assert "There is no directory document" in render(empty)
+
+
+def test_a_round_trip_that_nobody_has_measured_is_not_shown_as_none(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [replace(entry, round_trip_ms=trip) for entry, trip in zip(client.relays(), (0.0, 0.04, 2.0), strict=True)]
+    monkeypatch.setattr(client, "relays", lambda: entries)
+    shown = {row[0]: row[RELAYS.index("round trip")] for row in relay_rows(client)}
+    assert [shown[entry.descriptor.nickname] for entry in entries] == ["", "0.0 ms", "2.0 ms"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-1, "0 s"), (99, "99 s"), (120, "2 min"), (7_200, "2 h")])

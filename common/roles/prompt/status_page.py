@@ -39,7 +39,7 @@ def relay_rows(client: Client) -> list[list[str]]:
             entry.descriptor.nickname,
             str(entry.descriptor.address),
             duration(now - entry.running_since),
-            f"{entry.round_trip_ms:.1f} ms",
+            f"{entry.round_trip_ms:.1f} ms" if entry.round_trip_ms else "",  # just listed: not measured yet
             entry.descriptor.exit_policy,
             entry.descriptor.identity.hex()[:16],
         ]
