@@ -21,7 +21,8 @@ from common.net.poller import ENDED, READ, WRITE
 from common.wire.cells import Bytes
 
 if TYPE_CHECKING:
-    from common.net.pump import Pump, Timer
+    from common.net.pump import Pump
+    from common.net.timers import Timer
 
 _log = logging.getLogger(__name__)
 

@@ -7,8 +7,6 @@
 """
 
 import errno
-import heapq
-import itertools
 import logging
 import os
 import socket
@@ -23,9 +21,10 @@ from common.net.busy_poll import BusyPoll
 from common.net.deadline import Deadline
 from common.net.plug import Plug, PlugOwner
 from common.net.poller import READ, WRITE, Handler, Poller
+from common.net.timers import Timer, Timers
 from common.net.turn import TURN
 
-__all__ = ["Plug", "PlugOwner", "Pump", "Timer"]
+__all__ = ["Plug", "PlugOwner", "Pump"]
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +41,6 @@ _HAS_NOTSENT_LOWAT = hasattr(socket, "TCP_NOTSENT_LOWAT")  # Windows has none
 _KEEPALIVE = {"TCP_KEEPIDLE": 120, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 4}  # seconds, seconds, probes
 _KEEPALIVE_OPTIONS = [(getattr(socket, name), _KEEPALIVE[name]) for name in _KEEPALIVE if hasattr(socket, name)]
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK})  # a connect
-STALE_TIMERS = 64  # cancelled timers tolerated before the heap is swept: a connect's live for seconds
 
 
 class Member(Protocol):
@@ -52,34 +50,15 @@ class Member(Protocol):
         """Closes the socket now; idempotent, and the owner hears nothing."""
 
 
-class Timer:
-    """One `Pump.call_later`."""
-
-    __slots__ = ("_pump", "function")
-
-    def __init__(self, pump: "Pump", function: Callable[[], object]) -> None:
-        self._pump = pump
-        self.function: Callable[[], object] | None = function
-
-    def cancel(self) -> None:
-        """Any thread; on the pump's thread the function is then certain not to run."""
-        if self.function is not None:
-            self.function = None
-            self._pump.timer_cancelled()
-
-
 class Pump:
     """See the module; `start` it once, `stop` it once."""
 
     def __init__(self, name: str = "pump") -> None:
         self.name = name
-        self._stale_timers = 0  # cancelled ones: a hint when to sweep, so a lost update does no harm
-        self._sweeps = False  # the pump will
         self.buffer = memoryview(bytearray(READ_BUFFER))  # for one read, used up before the next: its thread only
         self._poller = Poller()
         self._calls: deque[Callable[[], object]] = deque()
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._numbers = itertools.count()
+        self._timers = Timers(self.call, self._bug)
         self._members: set[Member] = set()
         self._waiting = False
         self._stopping = False
@@ -175,20 +154,12 @@ class Pump:
 
     def call_later(self, seconds: float, function: Callable[[], object]) -> Timer:
         """Runs `function` on the pump's thread after `seconds`, unless it is cancelled before."""
-        timer = Timer(self, function)
-        entry = (time.monotonic() + seconds, next(self._numbers), timer)
+        entry = self._timers.entry(seconds, function)
         if threading.get_ident() == self.ident:
-            self._add_timer(entry)
+            self._timers.add(entry)
         else:
-            self.call(partial(self._add_timer, entry))
-        return timer
-
-    def timer_cancelled(self) -> None:
-        """For timers: what is cancelled leaves the heap now and then, not only when it would be due."""
-        self._stale_timers += 1
-        if self._stale_timers > STALE_TIMERS and not self._sweeps:
-            self._sweeps = True
-            self.call(self._sweep_timers)
+            self.call(partial(self._timers.add, entry))
+        return entry[2]
 
     def call_every(self, seconds: float, function: Callable[[], object]) -> None:
         """Runs `function` on the pump's thread every `seconds` until `stop`, also after it raised."""
@@ -235,7 +206,7 @@ class Pump:
     def _run(self) -> None:
         self.ident = threading.get_ident()
         _finish_turns()
-        calls, timers, monotonic = self._calls, self._timers, time.monotonic
+        calls, timers, monotonic = self._calls, self._timers.heap, time.monotonic
         wait = BusyPoll(self._poller.wait).wait
         events: list[tuple[Handler, int]] = []
         due = False
@@ -247,7 +218,7 @@ class Pump:
                 if calls:
                     self._run_calls()
                 if due:
-                    self._run_timers()
+                    self._timers.run()
                 try:
                     TURN.end()
                 except Exception:
@@ -271,36 +242,6 @@ class Pump:
             except Exception:
                 self._bug()
 
-    def _add_timer(self, entry: tuple[float, int, Timer]) -> None:
-        if entry[2].function is not None:  # else another thread has changed its mind already
-            heapq.heappush(self._timers, entry)
-
-    def _run_timers(self) -> None:
-        """Runs what is due."""
-        timers, now = self._timers, time.monotonic()
-        while timers:
-            when, _, timer = timers[0]
-            function = timer.function
-            if function is not None and when > now:
-                return
-            heapq.heappop(timers)
-            if function is None:
-                self._stale_timers -= 1
-            else:
-                timer.function = None
-                try:
-                    function()
-                except Exception:
-                    self._bug()
-
-    def _sweep_timers(self) -> None:
-        self._sweeps = False  # first: who cancels from now on asks again
-        timers = self._timers
-        if self._stale_timers * 2 > len(timers):
-            self._stale_timers = 0
-            timers[:] = [entry for entry in timers if entry[2].function is not None]
-            heapq.heapify(timers)
-
     def _bug(self) -> None:
         _log.exception("%s: unexpected error in a callback", self.name)
 
@@ -317,7 +258,7 @@ class Pump:
         for member in list(self._members):
             member.dispose()
         self._calls.clear()
-        self._timers.clear()
+        self._timers.heap.clear()
         self._poller.close()
         self._bell.close()
 

@@ -20,7 +20,7 @@ from common.directory.descriptor import Descriptor
 from common.directory.exit_policy import WEB_PORTS
 from common.errors import EndReason
 from common.net.plug import Plug
-from common.net.pump import Timer
+from common.net.timers import Timer
 from common.wire.messages import BeginFlags, IPAddress, Sought
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
 
-from common.net.pump import Pump, Timer
+from common.net.pump import Pump
+from common.net.timers import Timer
 
 Ends = tuple[tuple[str, int], tuple[str, int]]  # addresses of a connection: the other side's, ours
 

@@ -15,7 +15,8 @@ from typing import Protocol as TypingProtocol
 from common.directory.addresses import Address
 from common.errors import ConfigError, EndReason
 from common.net.plug import Plug
-from common.net.pump import Pump, Timer
+from common.net.pump import Pump
+from common.net.timers import Timer
 from common.roles.client.wish import Isolation, Opening, Question
 from common.roles.proxy.programs import AddressNotices, Ends
 from common.wire.http_connect import HttpHandshake, detect

@@ -14,7 +14,8 @@ from ipaddress import ip_address
 from time import monotonic
 
 from common.directory.addresses import Address, IpAddress, unmap
-from common.net.pump import Pump, Timer
+from common.net.pump import Pump
+from common.net.timers import Timer
 
 KEPT = 60.0  # seconds that a look is good for: names change their addresses, and a look for each target costs
 PATIENCE = 2.0  # seconds that targets wait for a look; then what was known before decides until there is an answer
