@@ -37,9 +37,9 @@ ACCEPT_LOG = 60.0  # seconds between two log lines about that
 MOST_UNSENT = 262_144  # bytes
 _HAS_NOTSENT_LOWAT = hasattr(socket, "TCP_NOTSENT_LOWAT")  # Windows has none
 # A target that vanishes without a word would keep its stream, descriptor and circuit for ever. Four minutes tell;
-# whoever is alive may be silent for days. With data on its way to it the kernel sends that again instead of asking,
-# and gives up after a quarter of an hour. (TCP_USER_TIMEOUT would shorten that, and end whoever is alive and only
-# does not read.) The four calls cost 2 us for each connect.
+# whoever is alive may be silent for days. With data on its way to it the kernel does not ask, and gives up after a
+# quarter of an hour. (TCP_USER_TIMEOUT would shorten that, and end whoever is alive and only does not read.) The
+# four calls cost 2 us for each connect.
 _KEEPALIVE = {"TCP_KEEPIDLE": 120, "TCP_KEEPINTVL": 30, "TCP_KEEPCNT": 4}  # seconds, seconds, probes
 _KEEPALIVE_OPTIONS = [(getattr(socket, name), _KEEPALIVE[name]) for name in _KEEPALIVE if hasattr(socket, name)]
 _UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK})  # a connect
