@@ -47,7 +47,7 @@ def run() -> int:
         page = StatusServer(config.http, PAGES, relay.snapshot)  # listens: a taken port is told before all else
     with lifecycle.Signals(reload) as signals, ExitStack() as stack:
         relay.start()
-        stack.callback(relay.stop, STOP_TIMEOUT)
+        stack.callback(relay.stop, STOP_TIMEOUT, config.stop_wait)
         http = ""
         if page is not None:
             http = str(stack.enter_context(page).address)

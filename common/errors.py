@@ -75,6 +75,12 @@ class TooLarge(ProtocolError):
     reason = DestroyReason.LIMIT
 
 
+class Stopping(ProtocolError):
+    """Nothing is begun here any more; what is up goes on for a while."""
+
+    reason = DestroyReason.SHUTTING_DOWN
+
+
 class Refused(OnionError):
     """A policy or the target said no."""
 

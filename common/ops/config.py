@@ -65,6 +65,7 @@ class RelayConfig:
     log_level: str
     family_key: Path | None
     workers: int
+    stop_wait: float
     http: Address | None
 
 

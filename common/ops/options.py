@@ -33,6 +33,7 @@ from common.ops.values import (
     parse_proxy_auth,
     parse_relay,
     parse_relays,
+    parse_stop_wait,
     parse_suite,
     parse_switch,
     parse_workers,
@@ -95,6 +96,7 @@ _FAMILY_KEY = "key that your relays share, so that no path uses two"
 _ADVERTISE = "address that others dial; empty: the one listened on"
 _OTHERS = "where others' streams may go from here"
 
+_STOP_WAIT = "when told to end, how long it carries on with circuits that are up; 0 ends them at once"
 _DATABASE = (
     "file of the users, which several servers on one host may share; empty: users.sqlite in the state folder"
 )
@@ -121,6 +123,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option(
             "workers", 1, parse_workers, "N", f"processes that share the port, 1 to {MOST_WORKERS}: one per core"
         ),
+        Option("stop_wait", 0, parse_stop_wait, "SECONDS", _STOP_WAIT),
         Option("http", "", parse_http, "H:P", _HTTP_HELP),
     ),
     "auth_server": (

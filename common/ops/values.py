@@ -28,6 +28,7 @@ MAX_USERS = 1_000_000  # of a login server: beyond it, looking the file through 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 NETWORK_FILE = ".toml"
 MOST_WORKERS = 64  # as many as a large machine has cores; each takes 35 MB
+LONGEST_STOP = 86_400  # seconds: who wants to wait for longer need not stop
 SUITES = {"fernet": Suite.FERNET, "aes-gcm": Suite.AES_GCM}
 
 
@@ -136,6 +137,13 @@ def parse_workers(raw: Any) -> int:
     if isinstance(raw, bool) or not re.fullmatch(r"[0-9]{1,2}", str(raw)) or not 1 <= int(raw) <= MOST_WORKERS:
         raise ValueError(f"a number of processes from 1 to {MOST_WORKERS}")
     return int(raw)
+
+
+def parse_stop_wait(raw: Any) -> float:
+    """How long a relay that is to end carries on with what is up, in seconds."""
+    if isinstance(raw, bool) or not re.fullmatch(r"[0-9]{1,5}", str(raw)) or int(raw) > LONGEST_STOP:
+        raise ValueError(f"whole seconds, from 0 to {LONGEST_STOP:,}")
+    return float(raw)
 
 
 def parse_key(raw: Any) -> bytes:

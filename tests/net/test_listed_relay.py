@@ -1,7 +1,8 @@
 """A whole relay in the directory: its family, its measured bandwidth, and a new identity under the old name."""
 
 import contextlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from common.ops.keystore import (
 )
 from common.roles.client.bootstrap import DirectoryClient
 from common.roles.gateway.gateway import Gateway
+from common.roles.relay import listed_relay
 from common.roles.relay.bandwidth import HOURS, WINDOW, Bandwidth
+from common.roles.relay.counts import Counts
 from common.roles.relay.listed_relay import ListedRelay
 from tests.net.registering import NETWORK, PATIENCE
 from tests.net.test_gateway import running
@@ -80,6 +83,63 @@ def test_a_relay_with_a_new_identity_comes_back_under_its_name(gateway: Gateway,
         assert after.descriptor.identity == new.public
     with relay(gateway, keys, "relay"):
         assert entries(gateway, 1)[0].descriptor.identity == new.public
+
+
+# ---- the end ----
+
+
+class Serving:
+    """A server that is asked again and again what it carries; `carried` is what it says in turn, the last for ever."""
+
+    def __init__(self, *carried: int, **now: int) -> None:
+        self.asked = 0
+        self._carried = carried
+        self._now = now
+
+    def carried(self) -> int:
+        self.asked += 1
+        return self._carried[min(self.asked, len(self._carried)) - 1]
+
+    def counts(self) -> Counts:
+        return Counts(Counter(self._now))
+
+
+def waited(relay: ListedRelay, server: Serving, monkeypatch: pytest.MonkeyPatch, seconds: float) -> bool:
+    """Whether it waited until time was over."""
+    monkeypatch.setattr(relay, "_server", server)
+    deadline = Deadline(seconds)
+    relay._wait_until_quiet(deadline)
+    return deadline.expired
+
+
+@pytest.mark.parametrize(
+    ("carried", "now", "waits"),
+    [
+        pytest.param([5], {"circuits": 1}, False, id="nothing is carried"),
+        pytest.param([5], {"circuits": 1, "streams": 1}, True, id="a stream leaves here, and says nothing"),
+        pytest.param(range(100_000), {"circuits": 1}, True, id="more and more is carried"),
+        pytest.param(range(100_000), {"circuits": 0}, False, id="no circuit is left"),
+        pytest.param([5], {"circuits": 0, "silent_processes": 1}, True, id="a worker does not tell"),
+    ],
+)
+def test_a_relay_that_is_to_end_waits_while_it_carries_something(
+    gateway: Gateway,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    carried: Sequence[int],
+    now: dict[str, int],
+    waits: bool,
+) -> None:
+    monkeypatch.setattr(listed_relay, "QUIET", 0.05)
+    monkeypatch.setattr(listed_relay, "LOOK", 0.001)
+    with relay(gateway, tmp_path / "keys", "relay") as listed, monkeypatch.context() as patch:
+        assert waited(listed, Serving(*carried, **now), patch, 0.5 if waits else 30.0) is waits
+
+
+def test_a_relay_that_was_not_told_to_wait_does_not(gateway: Gateway, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"), relay(gateway, tmp_path / "keys", "relay"):
+        pass
+    assert "may go on" not in caplog.text
 
 
 # ---- bandwidth ----

@@ -308,6 +308,21 @@ def test_a_flood_of_create_is_refused_with_limit(
     raw.close()
 
 
+def test_a_relay_that_is_to_end_begins_no_circuit_and_carries_on_with_those_it_has(tmp_path: Path) -> None:
+    with InProcess(tmp_path, 1) as network:
+        (member,) = network.members
+        raw = RawClient(member.address)
+        circuit_id, origin = raw.build(hop(member))
+        member.relay.relay.stop_accepting(Deadline(PATIENCE))
+        raw.say(circuit_id + 1, Command.CREATE, Origin([hop(member)], SUITE).create)
+        assert raw.destroyed(circuit_id + 1) is DestroyReason.SHUTTING_DOWN
+        origin.endpoint.resolve("127.0.0.1", 0.0)
+        raw.flush(circuit_id, origin)
+        cell = raw.cell()
+        assert (cell.circuit_id, cell.command) == (circuit_id, Command.RELAY)
+        raw.close()
+
+
 def test_a_link_carries_no_more_circuits_than_its_limit(
     raw: RawClient, victim: Member, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,11 +154,13 @@ def _spell(raw: str) -> str:
 
 
 class Network:
-    """Use `with`: a gateway and relays, all listed. `policy` is every relay's exit policy, `workers` its number."""
+    """Use `with`: a gateway and relays, all listed. `policy`, `workers` and `stop_wait` are every relay's."""
 
-    def __init__(self, folder: Path, relays: int = 3, policy: str = "local", workers: int = 1) -> None:
+    def __init__(
+        self, folder: Path, relays: int = 3, policy: str = "local", workers: int = 1, stop_wait: int = 0
+    ) -> None:
         self.folder = folder
-        self._workers = workers
+        self._of_relays = ["--workers", workers, "--stop-wait", stop_wait]
         self.policy = policy
         self.relays: list[Process] = []
         self._count = relays
@@ -258,7 +260,7 @@ class Network:
 
     def _start_relay(self, name: str, policy: str, listen: str = "127.0.0.1:0") -> Process:
         options = ["--listen", listen, *self.gateway_options, "--nickname", name, "--exit-policy", policy]
-        return self.start(name, "relay.py", *options, "--workers", self._workers)
+        return self.start(name, "relay.py", *options, *self._of_relays)
 
     def restart(self, relay: Process, *, listed: bool = True) -> Process:
         """A relay that has ended comes back with its keys, on a new port, and is ready, and `listed`."""

@@ -20,7 +20,7 @@ from common.circuit.hop import Hop
 from common.crypto.handshake import answer
 from common.directory.addresses import Address, IpAddress, is_private, unmap
 from common.directory.exit_policy import ExitPolicy, is_special
-from common.errors import AuthenticationFailed, Closed, DestroyReason, TooLarge
+from common.errors import AuthenticationFailed, Closed, DestroyReason, Stopping, TooLarge
 from common.net.deadline import Deadline
 from common.net.handshake import text_of
 from common.net.link import Link
@@ -104,6 +104,7 @@ class Relay:
         self._buckets_lock = threading.Lock()  # guards the table's shape
         self._buckets: dict[Link, tuple[TokenBucket, TokenBucket]] = {}
         self._told = Counts()
+        self._stopping = False
 
     def start(self) -> None:
         """Starts listening."""
@@ -139,7 +140,8 @@ class Relay:
         self._exit.policy = ExitPolicy.parse(exit_policy)
 
     def stop_accepting(self, deadline: Deadline) -> None:
-        """Takes no more links; those that are up live on. May be called again."""
+        """Takes no more links or circuits; those that are up live on. May be called again."""
+        self._stopping = True
         self._listener.close(deadline)
 
     def stop(self, deadline: Deadline) -> None:
@@ -193,6 +195,8 @@ class Relay:
         return Counts(Counter(now), Counter(ever))
 
     def _new_circuit(self, link: Link, circuit_id: int, body: bytes) -> RelayCircuit:
+        if self._stopping:
+            raise Stopping("no more circuits")
         creates, begins = self._buckets[link]
         if not creates.take():
             raise TooLarge("too many CREATE")

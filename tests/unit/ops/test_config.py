@@ -117,6 +117,15 @@ def test_workers_from_command_line_environment_and_file(tmp_path: Path, workers:
     assert load("relay", ["--config", toml(tmp_path, f"workers = {workers}"), *RELAY], {}).workers == int(workers)
 
 
+def test_how_long_a_relay_waits_when_it_is_to_end(tmp_path: Path) -> None:
+    assert load("relay", RELAY, {}).stop_wait == 0
+    assert load("relay", ["--stop-wait", "86400", *RELAY], {}).stop_wait == 86_400
+    assert load("relay", ["--config", toml(tmp_path, "stop_wait = 5"), *RELAY], {}).stop_wait == 5
+    for wrong in ("-1", "1.5", "86401", "999999", "soon"):
+        with pytest.raises(ConfigError, match="from 0 to 86,400"):
+            load("relay", [f"--stop-wait={wrong}", *RELAY], {})
+
+
 def test_where_a_client_finds_its_file(tmp_path: Path) -> None:
     def network(argv: list[str], environ: dict[str, str]) -> str:
         return load_client(argv, environ, home)[0].network

@@ -1,0 +1,92 @@
+"""A relay that is told to end and has time: what is open goes on, and nothing begins there any more."""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from common.roles.client import watch as watch_module
+from common.roles.client.client import Client
+from tests.net.in_process import circuit_of, receive_exactly
+from tests.system.network import PATIENCE, Network, Process, wait_until
+from tests.system.targets import Target, echo, silent
+
+pytestmark = pytest.mark.system
+WAITS = "circuits that are up may go on"
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one process", "workers"])
+def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    with Network(tmp_path_factory.mktemp("network"), relays=4, workers=request.param, stop_wait=600) as network:
+        yield network
+
+
+@pytest.fixture
+def client(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """One that soon hears who left the list."""
+    monkeypatch.setattr(watch_module, "POLL_SHORTEST", 0.5)
+    monkeypatch.setattr(watch_module, "POLL_LONGEST", 1.0)
+    with network.client(3) as client:
+        yield client
+
+
+def exchanged(sock: socket.socket, count: int) -> bool:
+    """Whether `count` random bytes come back as they went."""
+    data = os.urandom(count)
+    sender = threading.Thread(target=sock.sendall, args=(data,))
+    sender.start()
+    came = receive_exactly(sock, count)
+    sender.join()
+    return came == data
+
+
+def told_to_end(relay: Process) -> int:
+    """Until it waits; returns where its last words begin, as its log has those of lives before."""
+    before = len(relay.said())
+    relay.signal(signal.SIGTERM)
+    wait_until(lambda: WAITS in relay.said()[before:])
+    return before
+
+
+@pytest.mark.parametrize("hop", [0, 1, 2])
+def test_a_stream_goes_on_over_a_relay_that_is_to_end_which_then_ends(
+    network: Network, client: Client, hop: int
+) -> None:
+    with Target(echo) as target:
+        with client.connect(target.host, target.port) as sock:
+            sock.settimeout(PATIENCE)
+            assert exchanged(sock, 100_000)
+            relay = network.path(circuit_of(client))[hop]
+            before = told_to_end(relay)
+            assert relay.identity not in network.listed()
+            assert exchanged(sock, 3_000_000)
+            wait_until(lambda: all(entry.descriptor.identity != relay.identity for entry in client.relays()))
+            with client.connect(target.host, target.port, ("another",)) as other:
+                other.settimeout(PATIENCE)
+                assert exchanged(other, 1_000)
+                assert relay not in network.path(circuit_of(client, ("another",)))
+            assert exchanged(sock, 1_000)
+            assert relay.alive
+        client.new_identity()
+
+        def ended() -> bool:
+            client.pool.sweep()  # it looks each 30 s for what it needs no more
+            return not relay.alive
+
+        wait_until(ended)
+        assert relay.wait() == 0
+        assert "nothing is carried any more" in relay.said()[before:]
+    network.restart(relay)
+
+
+def test_a_relay_that_waits_ends_when_it_is_told_again(network: Network, client: Client) -> None:
+    with Target(silent) as target, client.connect(target.host, target.port):
+        relay = network.path(circuit_of(client))[1]
+        told_to_end(relay)
+        assert relay.alive
+        relay.signal(signal.SIGTERM)
+        assert relay.wait() == 128 + signal.SIGTERM
+    network.restart(relay)
