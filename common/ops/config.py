@@ -234,6 +234,8 @@ def _read_toml(path: Path, names: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:  # not UTF-8, or not TOML
         raise ConfigError(f"{path}: not a TOML file: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: its tables and lists are nested too deeply") from None
     for name in table:
         if name not in names:
             raise ConfigError(f"{path}: {name}: {_unknown(name, names)}")

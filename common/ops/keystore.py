@@ -177,7 +177,7 @@ def _parse_onion_keys(path: Path, data: bytes) -> list[OnionKey]:
     try:
         items = [(bytes.fromhex(item["private"]), float(item["created"])) for item in json.loads(data)]
         keys = [_onion_key(X25519PrivateKey.from_private_bytes(raw), created) for raw, created in items]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         keys = []
     if not 1 <= len(keys) <= 2:
         raise ConfigError(f"{path}: is damaged; remove it, and new onion keys are made") from None

@@ -80,7 +80,7 @@ class Download:
             note = json.loads(self._note.read_bytes())
             if note["url"] == self._url and isinstance(note["mark"], str):
                 return self.part.stat().st_size, note["mark"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             pass
         return 0, ""
 

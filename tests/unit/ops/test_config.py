@@ -76,6 +76,7 @@ def test_gateways_from_each_source(tmp_path: Path) -> None:
         ('gateways = [{ address = "a:1", key = "12" }]', "is not a key: 64 hex digits"),
         ("listen =", "relay.toml: not a TOML file: "),
         ("\udcff", "relay.toml: not a TOML file: "),
+        pytest.param("listen = " + 100_000 * "[", "relay.toml: its tables and lists are nested too deeply", id="deep"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path: Path, text: str, sentence: str) -> None:

@@ -92,7 +92,8 @@ def test_a_clock_set_back_does_not_stop_renewal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"[]", b"nonsense", b"\xff", b"[1]", b'[{"private": "00", "created": 1}]', b'[{"created": 1}]']
+    "content", [b"", b"{}", b"[]", b"nonsense", b"\xff", b"[1]", b'[{"private": "00", "created": 1}]', b'[{"created": 1}]', 100_000 * b"["],
+    ids=lambda content: content[:9],
 )
 def test_damaged_onion_keys_are_a_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "onion_keys.json").write_bytes(content)
