@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 from time import monotonic, sleep
@@ -14,6 +15,7 @@ import pytest
 
 from common.errors import DirectoryError, EndReason, Refused, Unreachable
 from common.net.deadline import Deadline
+from common.net.turn import TURN
 from common.roles.client.client import Client, _Quiet
 from common.roles.client.client_circuit import ClientCircuit
 from common.roles.client.wish import Opening
@@ -614,3 +616,24 @@ class _Mute:
 
 def _swallow(*_: object) -> _Mute:
     return _Mute()
+
+
+@pytest.mark.parametrize("wanted", ["addresses", "a name"])
+def test_an_exit_that_answers_another_question_is_not_believed_and_loses_its_circuit(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    lie = {"addresses": ((), "liar.example"), "a name": ((ip_address("192.0.2.1"),), "")}[wanted]
+
+    def lying(self: RelayCircuit, stream_id: int, *_: object) -> None:
+        with self.lock:
+            self.endpoint.resolved(stream_id, EndReason.DONE, lie[0], 60, lie[1])
+        TURN.settle(self)
+
+    monkeypatch.setattr(RelayCircuit, "_resolved", lying)
+    with network.client(3) as client:
+        with pytest.raises(Refused):
+            if wanted == "addresses":
+                client.resolve("localhost", timeout=5.0)
+            else:
+                client.reverse("127.0.0.1", timeout=5.0)
+        assert client.pool.close_reasons["protocol"] > 0

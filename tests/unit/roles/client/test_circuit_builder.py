@@ -106,6 +106,24 @@ def test_who_keeps_the_circuits_hears_of_a_first_hop_that_is_silent_and_of_no_ot
     assert building.silent == [building.fails()]
 
 
+def test_only_circuits_that_were_late_tell_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    building = Building(12, PathWishes(3, 3))
+    building.links.up = True
+    monkeypatch.setattr(circuit_builder, "ClientCircuit", Built)
+    for _ in range(build_timeout.FEWEST):
+        building.builder.build(None)
+    assert building.builder.limit(3) == build_timeout.FLOOR
+    monkeypatch.setattr(circuit_builder, "ClientCircuit", Stuck)
+    for _ in range(build_timeout.FORGET_AFTER):
+        building.fails()
+    assert building.builder.limit(3) == build_timeout.FLOOR, "refused at once: that says nothing about time"
+    with monkeypatch.context() as patch:
+        patch.setattr(build_timeout, "FLOOR", 0.0)
+        for _ in range(build_timeout.FORGET_AFTER):
+            building.fails()
+    assert building.builder.limit(3) == build_timeout.CEILING
+
+
 def test_a_guard_that_extends_no_circuit_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
     building = Building(12, PathWishes(3, 3))
     building.links.up = True
