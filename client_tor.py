@@ -56,7 +56,9 @@ def ask(config: ClientConfig, command: ClientCommand) -> int:
 
     console = Console()
     if command.name == "status":
-        shown = show_clients(config.state, console, targets=command.targets, as_json=command.as_json)
+        shown = show_clients(
+            config.state, console, targets=command.targets, as_json=command.as_json, wait=command.wait
+        )
         return 0 if shown else lifecycle.FAILED
     check_argument(command.name, command.argument)
     with serving_relay(config) as own, running_client(config, command.name, public(own)) as client:
@@ -172,7 +174,7 @@ def serve_proxy(config: ClientConfig, read: Callable[[], ClientConfig]) -> int:
                 own.reconfigure(now.relay_exit_policy)
 
         reload = Reload("client", config, read, use)
-        with client, control(client, config.state, "socks"), lifecycle.Signals(reload) as signals:
+        with control(client, config.state, "socks"), client, lifecycle.Signals(reload) as signals:
             for proxy in proxies:
                 proxy.start()
                 print(f"proxy port {proxy.address}: SOCKS5, SOCKS4a and HTTP CONNECT; ctrl-c ends it", flush=True)

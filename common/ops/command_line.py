@@ -16,6 +16,7 @@ from common.ops.login_words import LoginCommand, add_login_words, login_command,
 from common.ops.options import OPTIONS, Option
 
 COMMAND_LINE = "command line"  # as a source of options
+_LONGEST = 5  # digits of a time in seconds: a day
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,19 @@ class ClientCommand:
     save: Path | None = None  # web: into this file
     repositories: bool = False  # git: all of them
     targets: bool = False  # status: where streams go
+    wait: float = 0.0  # status: seconds for a client to have a circuit
     login: LoginCommand = field(default_factory=LoginCommand)  # server: what of it
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{COMMAND_LINE}: {message}; --help lists what there is")
+
+
+def _seconds(raw: str) -> float:
+    if not raw.isascii() or not raw.isdigit() or len(raw) > _LONGEST:
+        raise argparse.ArgumentTypeError(f"{raw!r} is not a number of whole seconds")
+    return float(raw)
 
 
 def build_parser(role: str, script: str = "") -> argparse.ArgumentParser:
@@ -95,6 +103,8 @@ def _add_commands(parser: argparse.ArgumentParser, shared: argparse.ArgumentPars
     path.add_argument("argument", metavar="URL", nargs="?", default="", help="what to ask for [a look-up]")
     status = add("status", "circuits and streams of the clients that run with this state folder")
     status.add_argument("--targets", action="store_true", help="also where streams go")
+    text = "until one of them has a circuit, so long at most"
+    status.add_argument("--wait", metavar="SECONDS", type=_seconds, help=text)
     for command in (web, git, path, status):
         add_json(command)
     parents = [shared, login_options()]

@@ -248,6 +248,38 @@ def test_status_asks_a_running_proxy(options: list[str]) -> None:
         assert socks.wait(PATIENCE) == 0
 
 
+def test_status_waits_until_a_client_that_starts_has_a_circuit(options: list[str]) -> None:
+    with subprocess.Popen(
+        command(options, "socks", "--listen", "127.0.0.1:0"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=QUIET
+    ) as socks:
+        done = run(options, "status", "--wait", "40")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "spare" in done.stdout or "in use" in done.stdout
+        socks.terminate()
+        assert socks.wait(PATIENCE) == 0
+
+
+def test_status_says_how_far_a_client_is_that_cannot_start(tmp_path: Path) -> None:
+    """The gateway takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as gateway:
+        pin = ["--gateway", f"127.0.0.1:{gateway.getsockname()[1]}", "--gateway-key", "11" * 32]
+        options = [*pin, "--network", NETWORK, "--state", str(tmp_path / "client")]
+        with subprocess.Popen(
+            command(options, "socks", "--listen", "127.0.0.1:0"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=QUIET
+        ) as socks:
+            connection, _ = gateway.accept()
+            with connection:
+                assert re.match(r"starting: \d+ %  connecting ", run(options, "status").stdout.splitlines()[1])
+                done = run(options, "status", "--wait", "1")
+                assert (done.returncode, done.stdout) == (1, "")
+                assert re.fullmatch(rf"no circuit after 1 s: socks, pid {socks.pid}: \d+ %, connecting .*\n", done.stderr)
+                socks.kill()
+    assert run(options, "status", "--wait", "1").stderr.startswith("no circuit after 1 s: no client runs with the state folder")
+    for wrong in ("soon", "-1", "1.5", "100000"):
+        done = run(options, "status", f"--wait={wrong}")
+        assert (done.returncode, "not a number of whole seconds" in done.stderr) == (2, True)
+
+
 def test_the_prompt_is_there_before_any_circuit_and_can_be_left(tmp_path: Path) -> None:
     """The gateway takes the connection and says nothing, so the client cannot have started."""
     with socket.create_server(("127.0.0.1", 0)) as gateway:

@@ -43,7 +43,7 @@ SWEEP = 30.0  # seconds between looks for old circuits and idle links
 STOP_TIMEOUT = 5.0  # seconds for an orderly end
 
 Progress = Callable[[int, str], None]
-_DIRECTORY, _READY = 50, 100  # percent: the directory's part ends at the first, the circuit's at the second
+_DIRECTORY, READY = 50, 100  # percent: the directory's part ends at the first, the circuit's at the second
 
 
 class Client:
@@ -74,7 +74,7 @@ class Client:
         self._warned = ""
         self._wishes = wishes or PathWishes()
         self._started = False
-        self._percent = 0
+        self.started_to = (0, "starting")  # percent, and a sentence
         self.directory = DirectoryClient(
             gateways, network, cache, on_progress=self._directory_step, on_list=self._listed
         )
@@ -111,7 +111,7 @@ class Client:
         self._step(_DIRECTORY, f"{len(self.relays())} relays are listed, building a circuit")
         self.pool.start()
         self.pool.wait_ready(deadline)
-        self._step(_READY, "ready")
+        self._step(READY, "ready")
         self.pump.call_every(SWEEP, self._sweep)
         MemoryBudget(self.links, self.pump).start()
 
@@ -302,12 +302,12 @@ class Client:
 
     def _hop_done(self, done: int, of: int) -> None:
         self.on_hop(done, of)
-        self._step(_DIRECTORY + (_READY - _DIRECTORY) * done // (of + 1), f"relay {done} of {of} answered")
+        self._step(_DIRECTORY + (READY - _DIRECTORY) * done // (of + 1), f"relay {done} of {of} answered")
 
     def _step(self, percent: int, text: str) -> None:
         """Only forward: circuits are built side by side."""
-        if percent > self._percent:
-            self._percent = percent
+        if percent > self.started_to[0]:
+            self.started_to = percent, text
             self._progress(percent, text)
 
     def _warn_once(self, text: str) -> None:

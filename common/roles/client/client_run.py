@@ -15,7 +15,8 @@ from common.roles.client.progress import StartProgress
 def running_client(config: ClientConfig, program: str, own: bytes | None = None) -> Iterator[Client]:
     """A client as configured, started, with its progress on standard error."""
     with StartProgress(sys.stderr) as progress:
-        with make_client(config, progress, progress.warn, own) as client, control(client, config.state, program):
+        client = make_client(config, progress, progress.warn, own)
+        with control(client, config.state, program), client:  # first: `status` tells how far it is
             yield client
 
 

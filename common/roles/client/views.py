@@ -77,7 +77,7 @@ def _stream(stream: ClientStream) -> StreamView:
 
 
 def status(client: "Client", *, targets: bool = False) -> dict[str, Any]:
-    """All that `status` shows, ready for JSON: guards, circuits, streams, directory, build times, reasons.
+    """All that `status` shows, ready for JSON: start, guards, circuits, streams, directory, build times, reasons.
 
     Where streams go is left out unless `targets` says otherwise.
     """
@@ -86,7 +86,9 @@ def status(client: "Client", *, targets: bool = False) -> dict[str, Any]:
         for stream in (stream for circuit in circuits for stream in circuit["streams"]):
             del stream["target"]
     times = sorted(client.pool.build_times)
+    percent, step = client.started_to
     return {
+        "start": {"percent": percent, "step": step},
         "directory": _directory(client.directory.document),
         "guards": _guards(client),
         "circuits": circuits,

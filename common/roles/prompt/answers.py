@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from time import sleep
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from common.errors import ConfigError, OnionError
+from common.net.deadline import Deadline
 from common.roles.client.client import Client
 from common.roles.client.control import ask_all
 from common.roles.client.views import status
@@ -22,6 +25,7 @@ from common.roles.prompt import browser, shown
 from common.roles.prompt.browser import Browser, Program
 from common.roles.prompt.status_page import StatusPage
 
+ASK_AGAIN = 0.2  # seconds, while a circuit is waited for
 _LOOK_FOR_END = 1.0  # seconds in which a browser that cannot run ends by itself
 
 Tell = Callable[[str], None]
@@ -189,9 +193,15 @@ def check_argument(choice: str, argument: str) -> None:
         raise ConfigError(str(error)) from None
 
 
-def show_clients(folder: Path, console: Console, *, targets: bool, as_json: bool) -> bool:
-    """Shows what the clients that run with this state folder tell; False, and a sentence, when there are none."""
-    found = ask_all(folder, {"command": "status", "targets": targets})
+def show_clients(
+    folder: Path, console: Console, *, targets: bool, as_json: bool, wait: float = 0.0
+) -> bool:
+    """Shows what the clients that run with this state folder tell; False, and a sentence, when there are none.
+
+    Waits up to `wait` seconds until one of them has a circuit; raises `OnionError` that says how far they are.
+    """
+    question = {"command": "status", "targets": targets}
+    found = _ask_until_circuit(folder, question, wait) if wait else ask_all(folder, question)
     if as_json:
         shown.show_json(console, found)
     else:
@@ -199,6 +209,27 @@ def show_clients(folder: Path, console: Console, *, targets: bool, as_json: bool
             console.print("\n" * (number > 0), end="")
             shown.show_status(console, each, targets=targets)
     if not found:
-        text = f"no client runs with the state folder {folder}: start the prompt, or socks"
-        Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+        Console(stderr=True).print(_no_client(folder), markup=False, highlight=False, soft_wrap=True)
     return bool(found)
+
+
+def _ask_until_circuit(folder: Path, question: dict[str, Any], wait: float) -> list[dict[str, Any]]:
+    deadline = Deadline(wait)
+    while True:
+        found = ask_all(folder, question)
+        if any(circuit["state"] != "retired" for each in found for circuit in each["circuits"]):
+            return found
+        if deadline.expired:
+            clients = "; ".join(map(_how_far, found)) or _no_client(folder)
+            raise OnionError(f"no circuit after {wait:.0f} s: {clients}")
+        sleep(min(ASK_AGAIN, deadline.left()))
+
+
+def _how_far(answer: dict[str, Any]) -> str:
+    """A client, and how far its start is."""
+    client, start = answer["client"], answer["start"]
+    return f"{client['program']}, pid {client['pid']}: {start['percent']} %, {start['step']}"
+
+
+def _no_client(folder: Path) -> str:
+    return f"no client runs with the state folder {folder}: start the prompt, or socks"

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from common.roles.client.client import Client
+from common.roles.client.client import READY, Client
 from common.roles.prompt.status_page import CIRCUITS, RELAYS, circuit_rows, duration, heading, relay_rows
 
 if TYPE_CHECKING:
@@ -82,6 +82,9 @@ def show_status(console: Console, answer: dict[str, Any], *, targets: bool = Fal
     client, directory = answer.get("client"), answer["directory"]
     if client:
         console.print(f"[bold]{client['program']}[/], pid {client['pid']}, for {duration(client['age'])}")
+    start = answer["start"]
+    if start["percent"] < READY:
+        console.print(f"starting: {start['percent']} %  {escape(start['step'])}", highlight=False)
     if directory is None:
         console.print("no directory document: no gateway has answered")
     else:
