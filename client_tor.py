@@ -13,7 +13,7 @@ from common.ops.config import PREFIX, ClientConfig, load_client
 from common.ops.files import private_folder
 from common.ops.reload import Reload
 from common.roles.client.client import Client
-from common.roles.client.client_run import make_client, running_client
+from common.roles.client.client_run import make_client, path_wishes, running_client
 from common.roles.client.control import control
 from common.roles.client.progress import StartProgress
 from common.roles.client.starting import Starting
@@ -169,7 +169,13 @@ def serve_proxy(config: ClientConfig, read: Callable[[], ClientConfig]) -> int:
         client = make_client(config, progress, progress.warn, public(own))
         proxies = open_proxies(config, client)
 
+        wishes = path_wishes(config, public(own))
+
         def use(now: ClientConfig) -> None:
+            nonlocal wishes
+            if (changed := path_wishes(now, public(own))) != wishes:
+                client.reconfigure(changed)
+                wishes = changed
             if own is not None:
                 own.reconfigure(now.relay_exit_policy)
 

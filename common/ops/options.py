@@ -91,6 +91,7 @@ _EXIT = (
     "the relay that all streams leave from, by nickname or identity in hex: "
     "it sees all your targets in one place, and few others share it with you"
 )
+_SUITE = "cipher of the layers: fernet, or aes-gcm for speed"
 _LOGIN = "the login server that server asks; without its key that is remembered at first use [network.toml's]"
 _FAMILY_KEY = "key that your relays share, so that no path uses two"
 _ADVERTISE = "address that others dial; empty: the one listened on"
@@ -145,10 +146,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         _GATEWAYS,
         _NETWORK,
         _state("client-state"),
-        Option("hops", "3-5", parse_hops, "N|MIN-MAX", _HOPS),
-        Option("exclude", "", parse_relays, "NAME,...", _EXCLUDE),
-        Option("exit", "", parse_relay, "NAME", _EXIT),
-        Option("suite", "fernet", parse_suite, "NAME", "cipher of the layers: fernet, or aes-gcm for speed"),
+        Option("hops", "3-5", parse_hops, "N|MIN-MAX", _HOPS, live=True),
+        Option("exclude", "", parse_relays, "NAME,...", _EXCLUDE, live=True),
+        Option("exit", "", parse_relay, "NAME", _EXIT, live=True),
+        Option("suite", "fernet", parse_suite, "NAME", _SUITE, live=True),
         Option(
             "socks_listen",
             "127.0.0.1:9050",

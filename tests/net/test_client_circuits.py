@@ -23,7 +23,7 @@ from common.roles.client.client import Client, _Quiet
 from common.roles.client.client_circuit import ClientCircuit
 from common.roles.client.pool import PathWishes
 from common.roles.client.spare_keys import SPARE
-from common.roles.client.wish import Opening, Question
+from common.roles.client.wish import Opening, Question, Wish
 from common.roles.relay import look_ups
 from common.wire.cells import Bytes
 from tests.net.in_process import NETWORK, PATIENCE, InProcess, Member, circuit_of, threads, wait_until
@@ -629,6 +629,27 @@ def test_excluded_relays_are_on_no_path_and_the_exit_is_the_one_asked_for(networ
                 assert answers(client, target, (str(number),))
             paths = [network.path(circuit) for circuit in client.pool.circuits]
             assert all(path[-1] is exit_ and out not in path for path in paths)
+
+
+def test_a_circuit_that_was_being_built_when_the_wishes_changed_carries_nothing(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started(network) as client, Target(echo) as target:
+        builder, changed = client.pool._builder, threading.Event()
+        build = builder.build
+
+        def built(wish: Wish | None) -> ClientCircuit:
+            circuit = build(wish)
+            if not changed.is_set():
+                changed.set()
+                client.reconfigure(PathWishes(2, 2))
+            return circuit
+
+        monkeypatch.setattr(builder, "build", built)
+        client.new_identity()
+        wait_until(lambda: changed.is_set() and client.pool._building == 0)
+        assert answers(client, target)
+        assert {len(circuit.path) for circuit in client.pool.circuits} == {2}
 
 
 def test_an_exit_that_is_not_listed_is_a_sentence(network: InProcess) -> None:

@@ -1,15 +1,19 @@
 """SIGHUP to real processes whose configuration files have changed."""
 
 import os
+import re
 import signal
+import socket
 from collections.abc import Iterator
 
 import pytest
 
+from common.directory.addresses import parse_address
 from common.ops import lifecycle
 from common.ops.toml_writer import to_toml
+from common.roles.client.control import ask_all
 from tests.net.in_process import receive_exactly
-from tests.system.network import NETWORK, Network, Process, run_script, wait_until
+from tests.system.network import NETWORK, PATIENCE, Network, Process, run_script, wait_until
 from tests.system.targets import Target, WebTarget, echo
 
 pytestmark = pytest.mark.system
@@ -161,6 +165,45 @@ def test_the_relay_of_a_client_has_a_new_exit_policy(network: Network) -> None:
     wait_until(lambda: policies() == ["local"])
     assert "restart" not in client.process.said()
     assert client.process.stop() == 0
+
+
+def test_a_client_builds_as_it_is_told_now_and_breaks_no_stream(network: Network) -> None:
+    options = {"socks_listen": "127.0.0.1:0", "log_level": "info", "hops": "3", "exit": "r0"} | joined(network)
+    client = Configured(network, "choosing", "client_tor.py", "socks", options=options)
+    wait_until(lambda: "proxy port" in client.process.said())
+    address = parse_address(re.findall(r"proxy port (\S+):", client.process.said())[0])
+    proxy = address.host, address.port
+
+    def paths(target: Target) -> list[tuple[int, str, str]]:
+        """Hops, exit and suite of the circuits that may carry new streams, once one was asked for."""
+        with socket.create_connection(proxy, PATIENCE) as sock:
+            exchange(sock, target)
+            (answer,) = ask_all(client.process.state, {"command": "status"})
+        live = [circuit for circuit in answer["circuits"] if circuit["state"] != "retired"]
+        return sorted({(len(circuit["path"]), circuit["path"][-1], circuit["suite"]) for circuit in live})
+
+    with Target(echo) as target, socket.create_connection(proxy, PATIENCE) as sock:
+        exchange(sock, target)
+        assert paths(target) == [(3, "r0", "fernet")]
+        client.write(hops="2", exit="r1", suite="aes-gcm", exclude="r2")
+        client.hang_up("changed: hops, exclude, exit, suite")
+        assert paths(target) == [(2, "r1", "aes-gcm")]
+        client.write(exit="nobody")
+        client.hang_up("not reloaded: the relay asked for as exit, nobody, is not listed")
+        assert paths(target) == [(2, "r1", "aes-gcm")]
+        sock.sendall(b"still here")
+        assert receive_exactly(sock, 10) == b"still here"
+    assert client.process.stop() == 0
+
+
+def exchange(sock: socket.socket, target: Target) -> None:
+    """Through a proxy port to a target that echoes, and a byte there and back."""
+    sock.sendall(b"\5\1\0")
+    assert receive_exactly(sock, 2) == b"\5\0"
+    sock.sendall(b"\5\1\0\1" + socket.inet_aton(target.host) + target.port.to_bytes(2, "big"))
+    assert receive_exactly(sock, 10)[:2] == b"\5\0"
+    sock.sendall(b"x")
+    assert receive_exactly(sock, 1) == b"x"
 
 
 def test_a_gateway_and_a_client_log_as_they_are_told_now(network: Network) -> None:

@@ -46,7 +46,6 @@ class CircuitBuilder:
         self._chooser = PathChooser(relays, wishes, guards)
         self._links = links
         self._pump = pump
-        self._wishes = wishes
         self._guards = guards
         self._warn = warn
         self._begun = begun
@@ -57,6 +56,16 @@ class CircuitBuilder:
         self._stuck = 0  # circuits in a row that failed at the second hop
         self._times = BuildTimes()
         self._keys = SpareKeys()
+
+    @property
+    def wishes(self) -> PathWishes:
+        """How paths are chosen."""
+        return self._chooser.wishes
+
+    @wishes.setter
+    def wishes(self, wishes: PathWishes) -> None:
+        """A circuit that is being built may follow those before, or be chosen by some of both."""
+        self._chooser.wishes = wishes
 
     def hopeless(self, wish: Wish) -> bool:
         """Whether no listed relay would serve it."""
@@ -81,7 +90,7 @@ class CircuitBuilder:
         try:
             link = self._links.obtain((first.address.host, first.address.port), first.identity, deadline)
             circuit = ClientCircuit(
-                path.relays, self._wishes.suite, link, self._links, self._pump, self._keys.take
+                path.relays, self.wishes.suite, link, self._links, self._pump, self._keys.take
             )
             self._begun(circuit)
             try:

@@ -115,6 +115,16 @@ class Client:
         self.pump.call_every(SWEEP, self._sweep)
         MemoryBudget(self.links, self.pump).start()
 
+    def reconfigure(self, wishes: PathWishes) -> None:
+        """Other wishes for paths: circuits of now carry no further stream, those that are open go on.
+
+        Raises `DirectoryError`, and nothing changes, when the exit asked for is not listed.
+        """
+        wishes.fixed_exit(list(self.relays()))
+        self._wishes = wishes
+        self._check_names()
+        self.pool.reconfigure(wishes)
+
     def close(self) -> None:
         """Ends everything; nothing is left running."""
         deadline = Deadline(STOP_TIMEOUT)

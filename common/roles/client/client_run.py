@@ -32,7 +32,12 @@ def make_client(
         config.network,
         cache=config.state / "directory.json",
         guards=config.state / "guards.json",
-        wishes=PathWishes(*config.hops, config.suite, config.exclude, config.exit, own),
+        wishes=path_wishes(config, own),
         progress=progress,
         warn=warn,
     )
+
+
+def path_wishes(config: ClientConfig, own: bytes | None) -> PathWishes:
+    """What the configuration says of paths; none passes through the relay `own`."""
+    return PathWishes(*config.hops, config.suite, config.exclude, config.exit, own)

@@ -46,20 +46,20 @@ class PathWishes:
 
 
 class PathChooser:
-    """Thread-safe. `listed` gives the relays of now."""
+    """Thread-safe. `listed` gives the relays of now; `wishes` may be replaced by others at any time."""
 
     def __init__(
         self, listed: Callable[[], Iterable[RelayEntry]], wishes: PathWishes, guards: GuardKeeper
     ) -> None:
         self._listed = listed
-        self._wishes = wishes
+        self.wishes = wishes
         self._guards = guards
 
     def hopeless(self, fits: Fits) -> bool:
         """Whether no listed relay that may be the exit fits; False also while none is listed."""
-        relays = self._wishes.usable(self._listed())
+        relays = self.wishes.usable(self._listed())
         try:
-            fixed = self._wishes.fixed_exit(relays)
+            fixed = self.wishes.fixed_exit(relays)
         except DirectoryError:
             return False  # it may come back in time
         exits = [entry.descriptor for entry in relays if fixed in (None, entry.descriptor.identity)]
@@ -70,18 +70,18 @@ class PathChooser:
 
         It does without the relays to `avoid` (identities) unless it would be too short. Raises `DirectoryError`.
         """
-        relays = self._wishes.usable(self._listed())
-        hops = draw_hops(self._wishes.fewest, self._wishes.most)
+        relays = self.wishes.usable(self._listed())
+        hops = draw_hops(self.wishes.fewest, self.wishes.most)
         guards = self._guards.order({entry.descriptor.identity for entry in relays}) if hops > 1 else []
         if avoid:
             try:
                 path = self._draw(relays, hops, fits, avoid, guards)
-                if len(path.relays) >= self._wishes.fewest:
+                if len(path.relays) >= self.wishes.fewest:
                     return Path(path.relays)
             except DirectoryError:
                 pass  # then with all relays, and the error, if any, is the user's to see
         path = self._draw(relays, hops, fits, set(), guards)
-        return path if len(path.relays) < self._wishes.fewest else Path(path.relays)
+        return path if len(path.relays) < self.wishes.fewest else Path(path.relays)
 
     def _draw(
         self, relays: list[RelayEntry], hops: int, fits: Fits | None, avoid: set[bytes], guards: list[bytes]
@@ -98,7 +98,7 @@ class PathChooser:
             except DirectoryError as failure:
                 error = failure
                 continue
-            if len(path.relays) >= min(hops, self._wishes.fewest):
+            if len(path.relays) >= min(hops, self.wishes.fewest):
                 return path
             if best is None or len(path.relays) > len(best.relays):
                 best = path
@@ -108,7 +108,7 @@ class PathChooser:
 
     def _exits(self, relays: list[RelayEntry], fits: Fits | None, avoid: set[bytes]) -> list[RelayEntry] | None:
         """The relays that may be the last; None where any may. Raises `DirectoryError`."""
-        fixed = self._wishes.fixed_exit(relays)
+        fixed = self.wishes.fixed_exit(relays)
         exits = [entry for entry in relays if entry.descriptor.identity not in avoid]
         if fixed is not None:
             exits = [entry for entry in exits if entry.descriptor.identity == fixed]

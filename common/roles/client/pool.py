@@ -136,6 +136,12 @@ class CircuitPool:
         self._retire(lambda _circuit: True)
         self._build_missing()
 
+    def reconfigure(self, wishes: PathWishes) -> None:
+        """Circuits are built as these wishes say from now on; those of before carry no further stream."""
+        with self._changed:
+            self._builder.wishes = wishes
+        self.renew()
+
     def sweep(self) -> None:
         """Retires circuits that are old, and ends retired ones without streams; called now and then."""
         now = monotonic()
@@ -313,6 +319,7 @@ class CircuitPool:
             if self._closed:
                 return
             wish = next((wish for wish in self._waiting if not wish.settled), None)
+            wishes = self._builder.wishes
         try:
             circuit = self._builder.build(wish)
         except (Closed, ProtocolError, DirectoryError) as error:
@@ -321,7 +328,7 @@ class CircuitPool:
         with self._changed:
             self._failures = 0
             self._build_times.append(circuit.build_seconds)
-            gone = self._closed or circuit.closed
+            gone = self._closed or circuit.closed or self._builder.wishes is not wishes
             if not gone:
                 self._circuits.add(circuit)
             self._changed.notify_all()

@@ -148,4 +148,5 @@ def test_these_options_are_live_and_no_other() -> None:
     live = {(role, option.name) for role, options in OPTIONS.items() for option in options if option.live}
     levels = {(role, "log_level") for role in OPTIONS}
     policies = {("relay", "exit_policy"), ("client", "relay_exit_policy")}
-    assert live == levels | policies | {("auth_server", "closed")}
+    paths = {("client", name) for name in ("hops", "suite", "exclude", "exit")}
+    assert live == levels | policies | paths | {("auth_server", "closed")}
