@@ -42,8 +42,9 @@ bench-login: .venv/developer  ## a thousand users at a login server, two hundred
 	$(PYTHON) -m tests.benchmarks.login
 	$(PYTHON) -m tests.benchmarks.login --hops 3
 
-fuzz: .venv/developer  ## a minute of hostile peers at the port of a real gateway
+fuzz: .venv/developer  ## a minute each of hostile peers at the ports of a real gateway and a real relay
 	$(PYTHON) -m tests.fuzz.gateway_port
+	$(PYTHON) -m tests.fuzz.relay_port
 
 clean:
 	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

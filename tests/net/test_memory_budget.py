@@ -22,7 +22,8 @@ from common.roles.relay.relay_circuit import RelayCircuit
 from common.wire.cells import Command, decode_destroy, encode_destroy
 from common.wire.messages import Data, Drop
 from tests.net.in_process import InProcess, Member, circuit_of, receive_exactly, wait_until
-from tests.net.test_relay import RawClient, hop
+from tests.net.raw_client import RawClient
+from tests.net.test_relay import hop
 from tests.system.targets import PATIENCE, Target, echo, flood, silent
 
 MUCH = 200_000  # bytes of a stream that no kernel takes

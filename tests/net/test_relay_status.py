@@ -25,7 +25,8 @@ from common.roles.relay.listed_relay import SOFTWARE
 from common.roles.relay.status_pages import PAGES
 from common.roles.status_http import StatusServer
 from tests.net.in_process import LOOPBACK, PATIENCE, InProcess, Member, wait_until
-from tests.net.test_relay import RawClient, hop
+from tests.net.raw_client import RawClient
+from tests.net.test_relay import hop
 from tests.net.test_workers import COUNT, a_link_to_each, pids, started
 from tests.system.targets import Target, echo, unused_port
 

@@ -26,10 +26,11 @@ from common.roles.relay.workers import Workers
 from common.wire.cells import Command
 from tests.net.in_process import LOOPBACK, PATIENCE, Member, threads, wait_until
 from tests.net.processes import children, is_alive, listeners, peer_of
+from tests.net.raw_client import RawClient
 from tests.net.registering import NETWORK
 from tests.net.test_gateway import running
 from tests.net.test_listed_relay import entries
-from tests.net.test_relay import RawClient, hop
+from tests.net.test_relay import hop
 
 COUNT = 2
 PING = 0.2  # seconds between a gateway's pings
