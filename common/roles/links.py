@@ -173,12 +173,15 @@ class Links:
         with self._lock:
             return [side for table in self._tables.values() for side in list(table.values())]
 
-    def unowned(self, link: Link) -> int:
-        """Bytes that wait on a link for circuits that are over: answers that a peer asks for and does not read."""
+    def unowned(self, link: Link) -> tuple[int, int]:
+        """Bytes that wait on a link for circuits that are over, and how many circuits it has that are not.
+
+        The bytes are answers that a peer asks for and does not read.
+        """
         with self._lock:
             sides = dict(self._tables.get(link, {}))
-        owned = sum(link.backlog(circuit_id) for circuit_id, side in sides.items() if side is not _CLOSING)
-        return link.waiting - owned
+        live = [circuit_id for circuit_id, side in sides.items() if side is not _CLOSING]
+        return link.waiting - sum(map(link.backlog, live)), len(live)
 
     @property
     def carried(self) -> int:

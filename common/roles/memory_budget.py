@@ -66,8 +66,8 @@ class MemoryBudget:
             circuits[circuit] = circuits.get(circuit, 0) + sum(plug.held for plug in rest)
         holders: list[tuple[int, int, CircuitEnd | Link]] = [(held, held, each) for each, held in circuits.items()]
         for link in self._links.all:
-            unowned = self._links.unowned(link)
-            holders.append((unowned // (1 + self._links.circuits(link)), unowned, link))  # which would all end too
+            unowned, live = self._links.unowned(link)
+            holders.append((unowned // (1 + live), unowned, link))  # which would all end too
         for rank, held, holder in sorted(holders, key=itemgetter(0), reverse=True):
             if excess <= 0 or not rank:
                 return

@@ -329,6 +329,24 @@ def test_many_links_with_a_little_of_no_circuit_end_before_a_circuit_that_holds_
             stranger.close()
 
 
+def test_circuits_that_were_refused_keep_no_link_full_of_what_is_no_circuits(
+    relay: Member, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Security: they cost a stranger nothing, and whoever holds more than a link does for each of them would end."""
+    with Target(silent) as mute:
+        kept = build(relay)
+        kept.fill(kept.open(mute), relay)
+        stranger, link = overfilled(relay)
+        for number in range(40):
+            stranger.say(2**31 + number, Command.CREATE, b"refused")
+        wait_until(lambda: relay.relay.relay.links.circuits(link) == 40)
+        allow(monkeypatch, held(relay) - 1)
+        wait_until(lambda: held(relay) <= memory_budget.BUDGET)
+        assert link.closed
+        assert not kept.at(relay).closed
+        stranger.close()
+
+
 def test_a_link_that_many_circuits_share_does_not_end_for_a_little_of_each(
     relay: Member, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
