@@ -23,6 +23,14 @@ def run() -> int:
     memory.tune()
     keys = config.state / "keys"
     identity = load_or_create_identity(keys)
+    page = None
+    if config.http is not None:
+        # A relay without a page need not load these.
+        from common.roles.relay.status_pages import PAGES  # noqa: PLC0415
+        from common.roles.status_http import StatusServer  # noqa: PLC0415
+
+        # Listens: a taken port is told before all else, and the relay knows which no exit may dial.
+        page = StatusServer(config.http, PAGES, lambda: relay.snapshot())  # noqa: PLW0108  it is made below
     relay = ListedRelay(
         identity,
         keys,
@@ -34,17 +42,11 @@ def run() -> int:
         exit_policy=config.exit_policy,
         family_key=load_or_create_family_key(config.family_key) if config.family_key else None,
         workers=config.workers,
+        page=page.address if page is not None else None,
     )
     reload = Reload(
         "relay", config, lambda: load("relay", sys.argv[1:]), lambda now: relay.reconfigure(now.exit_policy)
     )
-    page = None
-    if config.http is not None:
-        # A relay without a page need not load these.
-        from common.roles.relay.status_pages import PAGES  # noqa: PLC0415
-        from common.roles.status_http import StatusServer  # noqa: PLC0415
-
-        page = StatusServer(config.http, PAGES, relay.snapshot)  # listens: a taken port is told before all else
     with lifecycle.Signals(reload) as signals, ExitStack() as stack:
         relay.start()
         stack.callback(relay.stop, STOP_TIMEOUT, config.stop_wait)

@@ -3,6 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,24 @@ def test_a_peak_is_forgotten_after_a_day() -> None:
     assert bandwidth.peak == 100_000
     bandwidth.sample(HOURS * 3_600.0)
     assert bandwidth.peak == 0
+
+
+def test_a_status_page_on_every_address_is_where_others_dial_the_relay_too(tmp_path: Path) -> None:
+    """Security: no exit dials it there, past what keeps others from that port."""
+    listed = ListedRelay(
+        load_or_create_identity(tmp_path),
+        tmp_path,
+        Address("127.0.0.1", 0),
+        Address("198.51.100.7", 9001),
+        [],
+        network=NETWORK,
+        nickname="told",
+        exit_policy="accept 198.51.100.0/24:*",
+        page=Address("0.0.0.0", 9081),
+    )
+    try:
+        allows = listed.relay._exit.allows
+        assert not allows(ip_address("198.51.100.7"), 9081)
+        assert allows(ip_address("198.51.100.8"), 9081)
+    finally:
+        listed.stop(1.0)

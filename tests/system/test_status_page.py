@@ -1,5 +1,6 @@
 """The status pages of gateway.py, of relay.py and of a network that the launcher started."""
 
+import contextlib
 import json
 import os
 import re
@@ -10,13 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from common.circuit.actions import StreamEnded
+from common.circuit.origin import PathHop
 from common.directory.addresses import Address, parse_address
+from common.errors import EndReason
 from common.ops.config import load
-from common.ops.keystore import load_or_create_identity
+from common.ops.keystore import load_onion_keys, load_or_create_identity
 from common.ops.launcher_commands import Launcher
 from common.ops.launcher_state import Folder, Settings
 from common.ops.toml_writer import to_toml
 from tests.net.processes import children
+from tests.net.test_relay import RawClient
+from tests.net.test_relay_status import begin
 from tests.system.network import ROOT, Process, run_script, wait_until
 from tests.system.test_scripts import _one_sentence
 
@@ -88,6 +94,26 @@ def test_a_relay_serves_its_page_until_it_is_ended(tmp_path: Path, workers: int)
         assert done.returncode == 2
         sentence = f"http: cannot listen on {address}: address already in use; choose another port"
         assert _one_sentence(done.stderr) == sentence
+    finally:
+        assert relay.stop() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_no_exit_of_a_relay_reaches_its_page(tmp_path: Path, host: str, workers: int) -> None:
+    """Security: it is for who reaches that port, and an exit stands behind what keeps others from it."""
+    file = relay_file(tmp_path, http=f"{host}:0", workers=workers, exit_policy="local")
+    relay = Process("relay", tmp_path, "relay.py", "--config", file)
+    try:
+        relay.wait_ready()
+        page = parse_address(json.loads((relay.state / "ready").read_text())["http"])
+        address = parse_address(relay.address)
+        onion_key = load_onion_keys(relay.state / "keys").current.public
+        hop = PathHop(relay.identity, onion_key, address.host, address.port)
+        with contextlib.closing(RawClient(address)) as raw:
+            ended = begin(raw, hop, host="127.0.0.1", port=page.port)
+        assert isinstance(ended, StreamEnded)
+        assert ended.reason is EndReason.POLICY
     finally:
         assert relay.stop() == 0
 
