@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from common.directory.addresses import Address, ip_of, unmap
-from common.directory.exit_policy import WEB_PORTS, ExitPolicy, inside_nat64
+from common.directory.addresses import Address, ip_of
+from common.directory.exit_policy import WEB_PORTS, ExitPolicy
 from common.errors import EndReason, Malformed
 from common.net.plug import Plug
 from common.net.pump import Pump
@@ -71,9 +71,7 @@ class Exit:
 
     def allows(self, address: IPAddress, port: int) -> bool:
         """Whether this very address may be dialled, by what is known of the network's own ports."""
-        address = unmap(address)
-        own = self.own_ports.hold(address, port) or self.own_ports.hold(inside_nat64(address), port)
-        return not own and self.policy.allows(address, port)
+        return not self.own_ports.hold(address, port) and self.policy.allows(address, port)
 
     @property
     def is_exit(self) -> bool:

@@ -14,18 +14,25 @@ from ipaddress import ip_address
 from time import monotonic
 
 from common.directory.addresses import Address, IpAddress, unmap
+from common.directory.exit_policy import inside_nat64
 from common.net.pump import Pump
 from common.net.timers import Timer
 
 KEPT = 60.0  # seconds that a look is good for: names change their addresses, and a look for each target costs
 PATIENCE = 2.0  # seconds that targets wait for a look; then what was known before decides until there is an answer
-_EVERY_HOST = frozenset(map(ip_address, ("0.0.0.0", "::")))  # listened on, they are loopback too
+_LOOPBACK = {ip_address("0.0.0.0"): ip_address("127.0.0.1"), ip_address("::"): ip_address("::1")}  # as Linux dials
+_EVERY_HOST = _LOOPBACK.keys()  # listened on, they are loopback too
 
 
 def addresses_of(host: str, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[IpAddress]:
     """What the resolver says a name means (waits); raises `OSError`, `UnicodeError` or `ValueError`."""
     found = socket.getaddrinfo(host, None, family, socket.SOCK_STREAM)
     return list(dict.fromkeys(ip_address(str(entry[4][0]).split("%")[0]) for entry in found))
+
+
+def _reached(address: IpAddress) -> IpAddress:
+    """What is really reached there: one host's port is not to be had by another spelling."""
+    return inside_nat64(unmap(address))
 
 
 class _Port:
@@ -53,7 +60,7 @@ class OwnPorts:
         for address in addresses:
             port = self._ports.setdefault(address.port, _Port())
             if address.ip is not None:
-                port.fixed.add(unmap(address.ip))
+                port.fixed.add(_reached(address.ip))
             else:
                 port.names[address.host] = set()
                 port.until = 0.0
@@ -63,10 +70,12 @@ class OwnPorts:
                 pump.call(partial(self._begin_look, port))
 
     def hold(self, address: IpAddress, port: int) -> bool:
-        """Whether this (not IPv4-mapped) address and port are the network's."""
+        """Whether this address and port are the network's."""
         own = self._ports.get(port)
         if own is None:
             return False
+        address = _reached(address)
+        address = _LOOPBACK.get(address, address)
         return address in own.hosts or (address.is_loopback and not own.hosts.isdisjoint(_EVERY_HOST))
 
     def when_known(self, port: int, then: Callable[[], object]) -> None:
@@ -93,7 +102,7 @@ class OwnPorts:
         try:
             for name in names:
                 try:
-                    found[name] = set(map(unmap, addresses_of(name)))
+                    found[name] = set(map(_reached, addresses_of(name)))
                 except (OSError, UnicodeError, ValueError):
                     pass  # it means what it meant
         finally:

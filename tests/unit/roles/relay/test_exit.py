@@ -15,7 +15,13 @@ from common.roles.relay.exit import Exit
 from common.wire.messages import BeginFlags
 
 ALL = ExitPolicy.parse("accept 0.0.0.0/0:*, accept [::]/0:*")
-OWN = [parse_address(text) for text in ("10.0.0.1:9001", "0.0.0.0:9002", "[::]:9003", "[2001:db8::1]:9004")]
+OWN = [
+    parse_address(text)
+    for text in (
+        "10.0.0.1:9001", "0.0.0.0:9002", "[::]:9003", "[2001:db8::1]:9004", "127.0.0.1:9005", "[::1]:9006",
+        "[64:ff9b::10.0.0.1]:9007",
+    )
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -32,7 +38,8 @@ def exit_() -> Iterator[Exit]:
     [
         ("10.0.0.1", 9001), ("::ffff:10.0.0.1", 9001), ("127.0.0.1", 9002), ("127.9.9.9", 9002), ("::1", 9002),
         ("::ffff:127.0.0.1", 9002), ("0.0.0.0", 9002), ("127.0.0.1", 9003), ("::1", 9003), ("2001:db8::1", 9004),
-        ("64:ff9b::10.0.0.1", 9001),
+        ("64:ff9b::10.0.0.1", 9001), ("0.0.0.0", 9005), ("::ffff:0.0.0.0", 9005), ("::", 9006), ("10.0.0.1", 9007),
+        ("64:ff9b::10.0.0.1", 9007),
     ],
 )  # fmt: skip
 def test_the_networks_own_ports_are_refused(exit_: Exit, text: str, port: int) -> None:
