@@ -19,6 +19,7 @@ from common.circuit.actions import Opened, StreamEnded
 from common.circuit.origin import PathHop
 from common.errors import ConfigError, DestroyReason, EndReason
 from common.roles import status_http
+from common.roles.relay import look_ups
 from common.roles.relay import relay as relay_module
 from common.roles.relay.counts import COUNT_TIME
 from common.roles.relay.listed_relay import SOFTWARE
@@ -26,7 +27,7 @@ from common.roles.relay.status_pages import PAGES
 from common.roles.status_http import StatusServer
 from tests.net.in_process import LOOPBACK, PATIENCE, InProcess, Member, wait_until
 from tests.net.raw_client import RawClient
-from tests.net.test_relay import hop
+from tests.net.test_relay import SlowNames, hop
 from tests.net.test_workers import COUNT, a_link_to_each, pids, started
 from tests.system.targets import Target, echo, unused_port
 
@@ -173,6 +174,27 @@ def test_ports_that_the_policy_has_no_rule_for_are_counted_as_refused_by_policy(
     with contextlib.closing(RawClient(site.member.address)) as raw:
         begin(raw, hop(site.member), host="127.0.0.1", port=80)
     assert site.told()["since_start"]["streams_refused_policy"] == 1
+
+
+def test_a_stream_that_its_client_gave_up_is_not_counted_as_refused(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients ask another exit when one takes long: what comes of the first is told to nobody."""
+    monkeypatch.setattr(look_ups, "RESOLVERS", 1)  # so that the answers come in order
+    slow_names = SlowNames(monkeypatch)
+    with contextlib.closing(RawClient(site.member.address)) as raw, contextlib.ExitStack() as stack:
+        stack.callback(slow_names.released.set)
+        circuit_id, origin = raw.build(hop(site.member))
+        given_up = origin.endpoint.begin("given-up.slow", 80, 0.0)
+        origin.endpoint.begin("waited-for.slow", 80, 0.0)
+        raw.flush(circuit_id, origin)
+        wait_until(lambda: slow_names.asked)
+        origin.endpoint.reset(given_up, EndReason.DONE)
+        raw.flush(circuit_id, origin)
+        wait_until(lambda: site.told()["now"]["streams"] == 1)
+        slow_names.released.set()
+        wait_until(lambda: site.told()["now"]["streams"] == 0)
+    assert site.told()["since_start"]["streams_refused_not_found"] == 1
 
 
 def test_prometheus_reads_the_numbers_of_the_json(network: InProcess) -> None:

@@ -156,7 +156,8 @@ class ExitStream(Attachment):
 
     def refuse(self, reason: EndReason) -> None:
         """Its target cannot be reached from here, or may not."""
-        self._exit.streams_refused[reason] += 1
+        if self.live:  # else nobody is told
+            self._exit.streams_refused[reason] += 1
         self.circuit.reset(self.stream_id, reason)
 
     def dial(self, addresses: list[IPAddress], reason: EndReason) -> None:
