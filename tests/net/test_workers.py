@@ -1,9 +1,11 @@
 """A relay of several processes, whose parent is this one: keys, counting, and workers that die, hang or cannot start."""
 
+import errno
 import json
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -261,6 +263,25 @@ def test_a_dead_worker_returns_and_the_others_circuits_live_on(
         assert living in links
         assert dead not in links
     assert "ended (signal 9); the next one starts in 1 s" in caplog.text
+
+
+def test_a_worker_returns_after_a_moment_without_descriptors(
+    member: Member, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = [OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
+    real = socket.socketpair
+
+    def socketpair() -> tuple[socket.socket, socket.socket]:
+        if failures and threading.current_thread().name.startswith("tends"):
+            raise failures.pop()
+        return real()
+
+    monkeypatch.setattr(socket, "socketpair", socketpair)
+    dead = min(pids(member))
+    os.kill(dead, signal.SIGKILL)
+    wait_until(lambda: not failures)
+    wait_until(lambda: len(pids(member) - {dead}) == COUNT)
+    assert "ended (never started: Too many open files); the next one starts in 2 s" in caplog.text
 
 
 def test_a_worker_that_hangs_is_ended_and_replaced(member: Member, monkeypatch: pytest.MonkeyPatch) -> None:

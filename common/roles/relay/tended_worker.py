@@ -146,11 +146,18 @@ class TendedWorker:
         # Who tells all processes of a service means the parent: a worker inherits this until it ignores SIGHUP.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         pause = 0.0
-        while (channel := self._launch()) is not None:
+        while True:
             started = monotonic()
-            while (message := channel.receive()) is not None:
-                self._heard(message)
-            how = self._bury()
+            try:
+                channel = self._launch()
+            except OSError as error:
+                how = f"never started: {error.strerror}"
+            else:
+                if channel is None:
+                    return
+                while (message := channel.receive()) is not None:
+                    self._heard(message)
+                how = self._bury()
             pause = 0.0 if monotonic() - started >= STEADY else min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
             with self._changed:
                 if not self._down:
@@ -158,19 +165,19 @@ class TendedWorker:
                 self._changed.wait_for(lambda: self._down, pause)
 
     def _launch(self) -> Channel | None:
-        """A new process and the channel to it; None when there is to be none."""
-        ours, theirs = socket.socketpair()
-        with self._changed, theirs:
+        """A new process and the channel to it; None when there is to be none. Raises `OSError`: no descriptor."""
+        with self._changed:
             if self._down:
-                ours.close()
                 return None
-            self._channel = Channel(ours)
-            try:
-                self._process = _popen(theirs.fileno(), self._settings)
-            except OSError as error:
-                _logger.warning("%s cannot be started: %s", self.name, error.strerror)
-            self._send(self._settings.to_message())
-            return self._channel
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._channel = Channel(ours)
+                try:
+                    self._process = _popen(theirs.fileno(), self._settings)
+                except OSError as error:
+                    _logger.warning("%s cannot be started: %s", self.name, error.strerror)
+                self._send(self._settings.to_message())
+                return self._channel
 
     def _heard(self, message: dict[str, Any]) -> None:
         with self._changed:
