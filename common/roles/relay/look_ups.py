@@ -54,6 +54,7 @@ class LookUps:
         self._queues: dict[object, _Queue] = {}  # of circuits that have any
         self._turns: deque[_Queue] = deque()  # those whose next may begin, each once
         self._waiting = 0
+        self._most = 0  # no circuit has more waiting; it may be that all have less by now
         self._threads = 0
         self._idle = 0  # of these, which nobody has woken
         self._timed = False  # the pump will look who has waited too long
@@ -106,8 +107,12 @@ class LookUps:
     def _make_room(self, circuit: object) -> _LookUp | None:
         """Takes out the last of the circuit that has most waiting, if this one then has no more than it."""
         own = self._queues.get(circuit)
+        least = 2 + (len(own.waiting) if own is not None else 0)
+        if self._most < least:
+            return None  # without a look at each: 10,000 in a row may come
         longest = max(self._queues.values(), key=lambda queue: len(queue.waiting), default=None)
-        if longest is None or len(longest.waiting) < 2 + (len(own.waiting) if own is not None else 0):
+        self._most = len(longest.waiting) if longest is not None else 0
+        if longest is None or self._most < least:
             return None
         self._waiting -= 1
         return longest.waiting.pop()
@@ -120,6 +125,7 @@ class LookUps:
             return False
         queue.waiting.append(look_up)
         self._waiting += 1
+        self._most = max(self._most, len(queue.waiting))
         self._line_up(queue)
         return True
 

@@ -154,6 +154,36 @@ def test_who_takes_all_places_gives_one_to_a_circuit_that_has_none(
     names.wait(names.done, "a1", "a2", "a3", "a5")
 
 
+class Counted(dict[object, Any]):
+    """Counts how often all that is in it is looked at."""
+
+    looks = 0
+
+    def values(self) -> Any:
+        self.looks += 1
+        return super().values()
+
+
+def test_a_flood_that_is_refused_looks_at_no_circuit_for_each(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Security: with a thousand circuits that wait a look takes 50 us, in which the relay does nothing else."""
+    monkeypatch.setattr(look_ups_module, "MAX_LOOKUPS", 4)
+    monkeypatch.setattr(look_ups_module, "RESOLVERS", 1)
+    names.look_ups._queues = circuits = Counted()
+    names.ask("first", "first", silent=True)
+    names.wait(names.begun, "first")
+    names.ask("one", "a1", "a2", "a3")
+    names.ask("two", "b1")
+    names.ask("three", "c1")
+    names.wait_refused("a3")
+    flood = many("flood", 100)
+    for number, name in enumerate(flood):
+        names.ask(f"more{number}", name)
+    names.wait_refused("a3", "a2", *flood[1:])
+    assert circuits.looks < 10
+    names.silent.set()
+    names.wait(names.done, "a1", "b1", "c1", "flood0")
+
+
 def test_more_than_may_wait_of_one_circuit_are_answered_with_limit(
     names: Names, monkeypatch: pytest.MonkeyPatch
 ) -> None:
