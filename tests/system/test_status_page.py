@@ -21,7 +21,7 @@ from common.ops.launcher_commands import Launcher
 from common.ops.launcher_state import Folder, Settings
 from common.ops.toml_writer import to_toml
 from tests.net.processes import children
-from tests.net.test_relay import RawClient
+from tests.net.raw_client import RawClient
 from tests.net.test_relay_status import begin
 from tests.system.network import ROOT, Process, run_script, wait_until
 from tests.system.test_scripts import _one_sentence
