@@ -143,6 +143,7 @@ def serving_relay(config: ClientConfig) -> "Iterator[ListedRelay | None]":
         nickname=config.relay_nickname,
         exit_policy=config.relay_exit_policy,
         family_key=load_or_create_family_key(family) if family else None,
+        private=config.socks_listen,
     )
     try:
         relay.start()

@@ -42,7 +42,7 @@ def run() -> int:
         exit_policy=config.exit_policy,
         family_key=load_or_create_family_key(config.family_key) if config.family_key else None,
         workers=config.workers,
-        page=page.address if page is not None else None,
+        private=[page.address] if page is not None else [],
     )
     reload = Reload(
         "relay", config, lambda: load("relay", sys.argv[1:]), lambda now: relay.reconfigure(now.exit_policy)

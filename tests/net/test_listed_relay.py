@@ -191,7 +191,7 @@ def test_a_status_page_on_every_address_is_where_others_dial_the_relay_too(tmp_p
         network=NETWORK,
         nickname="told",
         exit_policy="accept 198.51.100.0/24:*",
-        page=Address("0.0.0.0", 9081),
+        private=[Address("0.0.0.0", 9081)],
     )
     try:
         allows = listed.relay._exit.allows

@@ -8,7 +8,7 @@ from common.directory.descriptor import Descriptor
 from common.directory.family import family_proof
 from common.ops.keystore import load_or_create_family_key
 from tests.system.network import Network, ProxyProcess, run_script, wait_until
-from tests.system.targets import WebTarget
+from tests.system.targets import WebTarget, unused_port
 
 pytestmark = pytest.mark.system
 
@@ -20,7 +20,8 @@ def _descriptor(network: Network, nickname: str) -> Descriptor | None:
 
 def test_a_client_is_used_while_it_serves_as_a_relay(tmp_path: Path) -> None:
     with WebTarget() as web, Network(tmp_path, relays=4) as network:
-        options = [*network.gateway_options, "--socks-listen", "127.0.0.1:0", "relay", "--nickname", "own"]
+        port = unused_port()
+        options = [*network.gateway_options, "--socks-listen", f"127.0.0.1:{port}", "relay", "--nickname", "own"]
         options += ["--listen", "127.0.0.1:0", "--exit-policy", "local", "--family-key", str(tmp_path / "family.pem")]
         own = ProxyProcess("own", network.folder, "client_tor.py", *options)
         network._processes.append(own)
@@ -36,6 +37,8 @@ def test_a_client_is_used_while_it_serves_as_a_relay(tmp_path: Path) -> None:
             user = ("--proxy-user", f"{number}:x")
             assert own.curl(f"{web.url}/bytes/1000", *user).returncode == 0
             assert other.curl(f"{web.url}/bytes/1000", *user).returncode == 0
+        refused = other.curl(f"http://127.0.0.1:{port}/")
+        assert (refused.returncode, b"(2)" in refused.stderr) == (97, True), "others do not reach its proxy port through it"
         ends = own.connections()
         assert any(near == address for near, _ in ends), "others' links come in"
         assert not any(far == address for _, far in ends), "its own circuits never pass through itself"

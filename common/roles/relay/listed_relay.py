@@ -96,11 +96,11 @@ class ListedRelay:
         exit_policy: str,
         family_key: Ed25519PrivateKey | None = None,
         workers: int = 1,
-        page: Address | None = None,
+        private: Sequence[Address] = (),
     ) -> None:
         """`keys`: the folder of the onion keys; `family_key`: what all relays of one owner share.
 
-        `page`: where the status page listens, which the relay's exit does not dial.
+        `private`: what else this program listens on, as its status page, which the relay's exit does not dial.
         With more than one worker `keys` holds the identity too: they are processes, which read it there.
 
         Raises `ConfigError`: an address that cannot be used, the disk.
@@ -113,7 +113,7 @@ class ListedRelay:
         self._onion_keys = load_or_create_onion_keys(keys, time.time())
         self._started = time.time()
         self._gateways = [address for address, _ in gateways]
-        ports = [*self._gateways, *_reached_at(page, (advertise or listen).host)]
+        ports = [*self._gateways, *_reached_at(private, (advertise or listen).host)]
         self._server: Server
         if workers > 1:
             from common.roles.relay.workers import Workers  # noqa: PLC0415  a client, which is no relay, loads none of it
@@ -265,8 +265,6 @@ class ListedRelay:
         _logger.log(level, line, text, listed, len(self._registrations))
 
 
-def _reached_at(page: Address | None, host: str) -> list[Address]:
-    """Where a relay's status page is: one that listens on every address is also where others dial the relay."""
-    if page is None:
-        return []
-    return [page, Address(host, page.port)] if page.host in _UNSPECIFIED else [page]
+def _reached_at(private: Sequence[Address], host: str) -> list[Address]:
+    """Where these are reached: what listens on every address is also where others dial the relay."""
+    return [*private, *(Address(host, each.port) for each in private if each.host in _UNSPECIFIED)]
