@@ -237,7 +237,7 @@ def script_of(name: str) -> str:
 def _json(path: Path, keys: set[str]) -> dict[str, Any]:
     try:
         values = json.loads(read_private(path) or b"")
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict) or set(values) != keys:
         raise ConfigError(f"{path}: is missing or damaged; stop the network's processes by hand and remove it")

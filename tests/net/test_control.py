@@ -135,6 +135,26 @@ def test_a_bug_in_an_answer_ends_one_connection_only(tmp_path: Path) -> None:
         assert ask_all(tmp_path, QUESTION) == [{"fine": True}]
 
 
+@pytest.mark.parametrize("answer", [b"nonsense\n", b"[]\n", 100_000 * b"["], ids=["no JSON", "list", "deep"])
+def test_who_answers_nonsense_is_named(tmp_path: Path, answer: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "control-1.sock"))
+        listening.listen()
+        listening.settimeout(PATIENCE)
+
+        def respond() -> None:
+            sock, _ = listening.accept()
+            with sock:
+                sock.recv(4_096)
+                sock.sendall(answer)
+
+        responding = threading.Thread(target=respond)
+        responding.start()
+        with pytest.raises(OnionError, match=r"control-1\.sock: the client there does not answer"):
+            ask_all(tmp_path, QUESTION)
+        responding.join(PATIENCE)
+
+
 def test_sockets_of_dead_clients_are_removed(tmp_path: Path) -> None:
     dead = tmp_path / "control-1.sock"
     with socket.socket(socket.AF_UNIX) as sock:

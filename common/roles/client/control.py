@@ -127,7 +127,7 @@ def ask_all(folder: Path, question: dict[str, Any]) -> list[dict[str, Any]]:
             answers.append(_ask(path, question))
         except (ConnectionRefusedError, FileNotFoundError):
             path.unlink(missing_ok=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise OnionError(f"{path}: the client there does not answer: {error}") from None
     return answers
 

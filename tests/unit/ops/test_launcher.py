@@ -337,9 +337,10 @@ def test_following_a_log_shows_what_is_added(network: Network, capsys: pytest.Ca
     assert shown == "old\nnew\n"
 
 
-def test_a_damaged_record_is_a_sentence(network: Network) -> None:
+@pytest.mark.parametrize("record", ["{}", 100_000 * "["], ids=["empty", "deep"])
+def test_a_damaged_record_is_a_sentence(network: Network, record: str) -> None:
     (network.state / "run").mkdir(parents=True)
-    (network.state / "run" / "relay1.json").write_text("{}")
+    (network.state / "run" / "relay1.json").write_text(record)
     with pytest.raises(ConfigError, match=r"relay1\.json: is missing or damaged"):
         network.launcher.stop()
     (network.state / "run" / "relay1.json").unlink()
