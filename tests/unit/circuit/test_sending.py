@@ -225,6 +225,19 @@ def test_streams_that_are_open_together_share_the_window_that_another_grew_to() 
     assert MAX_ADVANCE + sum(window for window in windows if window > STREAM_WINDOW) < 28e6
 
 
+def test_beside_many_streams_a_new_one_gets_the_first_window_whatever_they_bring() -> None:
+    """They are not looked at one by one: each of thousands would cost the next ones time."""
+    end = client()
+    end._learned = MAX_ADVANCE
+    while end.open_streams < MAX_ADVANCE // STREAM_WINDOW:
+        end.begin("target", 1, 0.0)
+    for stream in list(end._streams):
+        end.reset(stream, EndReason.DONE)
+    assert end.open_streams == MAX_ADVANCE // STREAM_WINDOW, "the other side has not said that it knows"
+    stream_id = end.begin("target", 1, 0.0)
+    assert end._streams[stream_id].receive_window.window == STREAM_WINDOW
+
+
 def test_a_stream_whose_other_side_has_ended_shares_no_window() -> None:
     """It brings nothing more; an upload follows the one before at once, while that waits for its target's end."""
     end = client()
