@@ -122,6 +122,7 @@ def test_only_circuits_that_were_late_tell_of_time(monkeypatch: pytest.MonkeyPat
         for _ in range(build_timeout.FORGET_AFTER):
             building.fails()
     assert building.builder.limit(3) == build_timeout.CEILING
+    assert building.silent == [], "their first hops did answer"
 
 
 def test_a_guard_that_extends_no_circuit_is_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
