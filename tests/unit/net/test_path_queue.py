@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.net.path_queue import BUSY, FIRST_REST, JUDGED, LONGER, LONGEST_REST, LOSS, PathQueue
+from common.circuit.congestion import PACED_RATE
+from common.net.path_queue import BUSY, FASTEST, FIRST_REST, JUDGED, LONGER, LONGEST_REST, LOSS, PathQueue
 from common.wire.cells import LONG_CELL as CELL
 from tests.helpers import MS
 from tests.unit.circuit.simulated_path import MBIT
@@ -66,6 +67,11 @@ def test_a_fast_path_is_left_alone() -> None:
     (_, link), _ = one_link(always(200), 4, 2_000_000)
     assert not any(limit for when, limit in link.limits if when > 1)
     assert link.rate(2, 4) > 0.95 * 200 * MBIT
+
+
+def test_paths_are_slow_to_links_and_circuits_alike() -> None:
+    """One number in two folders, neither of which may import the other: cells are paced where links hold back."""
+    assert FASTEST == PACED_RATE
 
 
 def test_a_path_without_a_queue_is_left_alone() -> None:
