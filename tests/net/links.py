@@ -136,7 +136,10 @@ class RawPeer:
         """The whole TLS handshake."""
         while not self.tls.handshake():
             self.sock.sendall(self.tls.outgoing())
-            self.tls.feed(self.sock.recv(65_536))
+            data = self.sock.recv(65_536)
+            if not data:
+                raise Closed("the other side ended the handshake")
+            self.tls.feed(data)
         self.sock.sendall(self.tls.outgoing())
 
     def say(self, *plaintexts: bytes) -> None:
