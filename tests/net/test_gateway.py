@@ -440,6 +440,7 @@ GREETING = encode(Hello(1, NETWORK, "client"))
         b"GET / HTTP/1.1\r\n\r\n",
         frame(b"{"),
         frame(b"[]"),
+        frame(65_536 * b"["),
         frame(encode_json({"type": "NOTHING"})),
         frame(encode_json({"type": "HELLO"})),
         encode(List(b"")),

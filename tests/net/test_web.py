@@ -247,7 +247,7 @@ def test_a_download_that_broke_goes_on_where_it_was(client: Client, files: Files
     assert leftovers(tmp_path) == ["file.bin"]
 
 
-@pytest.mark.parametrize("change", ["content", "no ranges", "other address", "weak", "damaged note"])
+@pytest.mark.parametrize("change", ["content", "no ranges", "other address", "weak", "damaged note", "deep note"])
 def test_a_download_never_joins_two_different_files(
     client: Client, files: Files, tmp_path: Path, change: str
 ) -> None:
@@ -267,6 +267,8 @@ def test_a_download_never_joins_two_different_files(
             url += "?other"
         case "damaged note":
             (tmp_path / "file.bin.part.json").write_text("[1")
+        case "deep note":
+            (tmp_path / "file.bin.part.json").write_text(100_000 * "[")
     saved = Download(client, url, path).run()
     assert saved.resumed == 0
     assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(files.content).digest()

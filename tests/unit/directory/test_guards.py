@@ -262,7 +262,9 @@ def test_the_file_gives_back_the_guards_without_their_failures() -> None:
         b'{"version": 1, "guards": [{"identity": "%s", "until": NaN}]}' % (b"00" * 32),
         b'{"version": 1, "guards": [{"identity": "%s", "until": []}]}' % (b"00" * 32),
         json.dumps({"version": 1, "guards": [{"identity": "00" * 32, "until": 1}] * 2}).encode(),
+        100_000 * b"[",
     ],
+    ids=lambda data: data[:9],
 )
 def test_a_damaged_file_is_malformed(data: bytes) -> None:
     with pytest.raises(Malformed, match="damaged"):

@@ -7,7 +7,7 @@ from common.wire.strict_json import Fields, decode_base64, decode_hex, decode_js
 
 
 def test_json_is_strict() -> None:
-    for text in (b'{"a":1,"a":2}', b"NaN", b"Infinity", b"1" * 5_000, b"{", b"'a'"):
+    for text in (b'{"a":1,"a":2}', b"NaN", b"Infinity", b"1" * 5_000, b"{", b"'a'", 100_000 * b"["):
         with pytest.raises(Malformed):
             decode_json(text)
     with pytest.raises(ValueError, match="compliant"):
