@@ -170,13 +170,8 @@ def serve_proxy(config: ClientConfig, read: Callable[[], ClientConfig]) -> int:
         client = make_client(config, progress, progress.warn, public(own))
         proxies = open_proxies(config, client)
 
-        wishes = path_wishes(config, public(own))
-
         def use(now: ClientConfig) -> None:
-            nonlocal wishes
-            if (changed := path_wishes(now, public(own))) != wishes:
-                client.reconfigure(changed)
-                wishes = changed
+            client.reconfigure(path_wishes(now, public(own)))
             if own is not None:
                 own.reconfigure(now.relay_exit_policy)
 

@@ -107,7 +107,7 @@ class Client:
         deadline = Deadline(timeout)
         relays = min(2, self._wishes.most)
         self.directory.wait_for(relays, Deadline(min(timeout, RELAYS_TIMEOUT)))
-        self._check_names()
+        self._check_names(self._wishes)
         self._step(_DIRECTORY, f"{len(self.relays())} relays are listed, building a circuit")
         self.pool.start()
         self.pool.wait_ready(deadline)
@@ -116,14 +116,14 @@ class Client:
         MemoryBudget(self.links, self.pump).start()
 
     def reconfigure(self, wishes: PathWishes) -> None:
-        """Other wishes for paths: circuits of now carry no further stream, those that are open go on.
+        """Other wishes than before: circuits of now carry no further stream, streams that are open go on.
 
         Raises `DirectoryError`, and nothing changes, when the exit asked for is not listed.
         """
-        wishes.fixed_exit(list(self.relays()))
-        self._wishes = wishes
-        self._check_names()
-        self.pool.reconfigure(wishes)
+        if wishes != self._wishes:
+            self._check_names(wishes)
+            self._wishes = wishes
+            self.pool.reconfigure(wishes)
 
     def close(self) -> None:
         """Ends everything; nothing is left running."""
@@ -291,11 +291,11 @@ class Client:
 
         wish.timer = self.pump.call_later(min(seconds, deadline.left()), look)
 
-    def _check_names(self) -> None:
+    def _check_names(self, wishes: PathWishes) -> None:
         """Whether the relays that the user named are listed; raises `DirectoryError` without the exit."""
         relays = list(self.relays())
-        self._wishes.fixed_exit(relays)
-        for name in self._wishes.exclude:
+        wishes.fixed_exit(relays)
+        for name in wishes.exclude:
             if named(relays, name) is None:
                 self._warn(f"no relay called {name} is listed: it cannot be excluded before it is")
 
