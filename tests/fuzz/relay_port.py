@@ -9,8 +9,6 @@ hostile peers took must be free again, and the log must have no traceback.
 """
 
 import contextlib
-import os
-import socket
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,7 +16,7 @@ from pathlib import Path
 from common.circuit.origin import Origin, PathHop
 from common.crypto.handshake import Suite
 from common.crypto.layers import Kind
-from common.directory.addresses import parse_address
+from common.directory.addresses import Address
 from common.errors import DestroyReason, EndReason, Malformed
 from common.net.deadline import Deadline
 from common.roles.client.client_circuit import path_hop
@@ -43,9 +41,9 @@ from common.wire.messages import (
 )
 from tests.fuzz import hostile
 from tests.fuzz.hostile import SHORT, THREADS
-from tests.net.in_process import circuit_of, receive_exactly
+from tests.net.in_process import circuit_of, echoes
 from tests.net.raw_client import RawClient
-from tests.system.network import PATIENCE, Network, wait_until
+from tests.system.network import Network, wait_until
 from tests.system.targets import Target, echo, unused_port
 
 RELAYS = 3
@@ -166,8 +164,7 @@ class Attacker(hostile.Attacker):
 
     def _link(self) -> contextlib.closing[RawClient]:
         suite = self.random.choice(list(Suite))
-        address = parse_address(f"{self._victim.host}:{self._victim.port}")
-        client = RawClient(address, versions=self.random.choice([(1,), (1,), (1,), (), (2,), (9, 1)]), suite=suite)
+        client = RawClient(Address(*self.target), versions=self.random.choice([(1,), (1,), (1,), (), (2,), (9, 1)]), suite=suite)
         client.peer.sock.settimeout(SHORT)
         return contextlib.closing(client)
 
@@ -188,31 +185,23 @@ def fuzz(folder: Path, seconds: float, seed: int) -> int:
         Target(echo) as target,
         client.connect(target.host, target.port) as sock,
     ):
-        sock.settimeout(PATIENCE)
-        _exchange(sock)
+        echoes(sock)
         victim = network.path(circuit_of(client))[1]
         hops = {entry.descriptor.identity: path_hop(entry) for entry in client.relays()}
         at = hops.pop(victim.identity)
         threads_before, descriptors_before = victim.threads(), victim.descriptors()
         targets = [target.port, unused_port()]
         attackers = [Attacker(at, list(hops.values()), targets, seed + number) for number in range(THREADS)]
-        attacks = hostile.attack(attackers, Deadline(seconds), lambda: _exchange(sock))
-        _exchange(sock)
+        attacks = hostile.attack(attackers, Deadline(seconds), lambda: echoes(sock))
+        echoes(sock)
         with client.connect(target.host, target.port, ("another",)) as other:
-            other.settimeout(PATIENCE)
-            _exchange(other)
+            echoes(other)
         wait_until(lambda: victim.threads() <= threads_before + OWN)
         wait_until(lambda: victim.descriptors() <= descriptors_before + OWN)
         for relay in network.relays:
             assert relay.alive
             assert "Traceback" not in relay.said() and "internal error" not in relay.said(), relay.said()
         return attacks
-
-
-def _exchange(sock: socket.socket) -> None:
-    data = os.urandom(20_000)
-    sock.sendall(data)
-    assert receive_exactly(sock, len(data)) == data
 
 
 if __name__ == "__main__":

@@ -161,6 +161,16 @@ def receive_exactly(sock: socket.socket, size: int) -> bytes:
     return bytes(received)
 
 
+def echoes(sock: socket.socket, size: int = 100_000) -> None:
+    """What is sent comes back, also more than buffers on the way hold."""
+    data = os.urandom(size)
+    sock.settimeout(PATIENCE)
+    sender = threading.Thread(target=sock.sendall, args=(data,), name="sender")
+    sender.start()
+    assert receive_exactly(sock, size) == data
+    sender.join()
+
+
 def threads() -> list[str]:
     """The names of the threads that run now; an exit's pool of resolvers fills when it is first used."""
     names = (thread.name for thread in threading.enumerate())

@@ -301,6 +301,13 @@ def overfilled(relay: Member) -> tuple[RawClient, Link]:
     return stranger, link
 
 
+def begin_forty(relay: Member, stranger: RawClient, link: Link, create: Callable[[], bytes]) -> None:
+    """Sends so many CREATE, until the relay has them all in the link's table."""
+    for number in range(40):
+        stranger.say(2**31 + number, Command.CREATE, create())
+    wait_until(lambda: relay.relay.relay.links.circuits(link) == 40)
+
+
 def test_a_link_full_of_what_is_no_circuits_ends_and_no_circuit_does(
     relay: Member, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,9 +344,7 @@ def test_circuits_that_were_refused_keep_no_link_full_of_what_is_no_circuits(
         kept = build(relay)
         kept.fill(kept.open(mute), relay)
         stranger, link = overfilled(relay)
-        for number in range(40):
-            stranger.say(2**31 + number, Command.CREATE, b"refused")
-        wait_until(lambda: relay.relay.relay.links.circuits(link) == 40)
+        begin_forty(relay, stranger, link, lambda: b"refused")
         allow(monkeypatch, held(relay) - 1)
         wait_until(lambda: held(relay) <= memory_budget.BUDGET)
         assert link.closed
@@ -355,9 +360,7 @@ def test_a_link_that_many_circuits_share_does_not_end_for_a_little_of_each(
         heavy = build(relay)
         heavy.fill(heavy.open(mute), relay)
         stranger, link = overfilled(relay)
-        for number in range(40):
-            stranger.say(2**31 + number, Command.CREATE, Origin([hop(relay)], heavy.origin._suite).create)
-        wait_until(lambda: relay.relay.relay.links.circuits(link) == 40)
+        begin_forty(relay, stranger, link, lambda: Origin([hop(relay)], heavy.origin._suite).create)
         monkeypatch.setattr(memory_budget, "KEPT", 1)  # so that ending one is enough
         allow(monkeypatch, held(relay) - 1)
         assert heavy.ended_by() is DestroyReason.LIMIT

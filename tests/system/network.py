@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -20,6 +20,7 @@ from typing import Self
 from common.directory.addresses import Address, parse_address
 from common.directory.document import RelayEntry
 from common.net.deadline import Deadline
+from common.ops.toml_writer import to_toml
 from common.roles.client.bootstrap import DirectoryClient
 from common.roles.client.client import Client
 from common.roles.client.client_circuit import ClientCircuit
@@ -58,6 +59,11 @@ def run_script(
     return subprocess.run(
         command, cwd=ROOT, env=environment(), input=text, capture_output=True, text=True, timeout=seconds, check=False
     )
+
+
+def options_text(options: Mapping[str, object]) -> str:
+    """A configuration file with these."""
+    return "".join(f"{name} = {to_toml(raw)}\n" for name, raw in options.items())
 
 
 class Process:
@@ -220,6 +226,12 @@ class Network:
         return parse_address(self.gateway.address), self.gateway.identity
 
     @property
+    def joined(self) -> dict[str, object]:
+        """How a configuration file names the network."""
+        gateway = {"address": self.gateway.address, "key": self.gateway.identity.hex()}
+        return {"gateways": [gateway], "network": NETWORK}
+
+    @property
     def gateway_options(self) -> list[str]:
         """How a script is told of the gateway."""
         return [
@@ -324,24 +336,34 @@ class Network:
         return {file.name: file.read_text(errors="replace") for file in self.folder.glob("*.log")}
 
 
+def proxy_port(client: Process) -> str:
+    """Where a client serves programs, once it has told."""
+    wait_until(lambda: _PORT.search(client.said()) or not client.alive, START_TIME + PATIENCE)
+    found = _PORT.search(client.said())
+    assert found, f"{client.name} did not start: {client.said()}"
+    return found[1]
+
+
+def socks(address: str, port: int) -> socket.socket:
+    """A stream through the proxy port at `address` to a port of this host, by name."""
+    host, _, own = address.rpartition(":")
+    sock = socket.create_connection((host, int(own)))
+    sock.settimeout(PATIENCE)
+    sock.sendall(b"\x05\x01\x00\x05\x01\x00\x03\x09localhost" + port.to_bytes(2, "big"))
+    assert receive_exactly(sock, 12)[:4] == b"\x05\x00\x05\x00"
+    return sock
+
+
 class ProxyProcess(Process):
     """`client_tor.py socks`; `address` is the proxy port."""
 
     def wait_ready(self) -> None:
         """Until it has told its port."""
-        wait_until(lambda: _PORT.search(self.said()) or not self.alive, START_TIME + PATIENCE)
-        found = _PORT.search(self.said())
-        assert found, f"{self.name} did not start: {self.said()}"
-        self.address = found[1]
+        self.address = proxy_port(self)
 
     def socks(self, port: int) -> socket.socket:
         """A stream to a port of this host, by name."""
-        host, _, own = self.address.rpartition(":")
-        sock = socket.create_connection((host, int(own)))
-        sock.settimeout(PATIENCE)
-        sock.sendall(b"\x05\x01\x00\x05\x01\x00\x03\x09localhost" + port.to_bytes(2, "big"))
-        assert receive_exactly(sock, 12)[:4] == b"\x05\x00\x05\x00"
-        return sock
+        return socks(self.address, port)
 
     def curl(self, url: str, *options: str, seconds: float = PATIENCE) -> "subprocess.CompletedProcess[bytes]":
         """curl through the proxy port; names go to the exit."""

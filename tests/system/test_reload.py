@@ -1,19 +1,15 @@
 """SIGHUP to real processes whose configuration files have changed."""
 
 import os
-import re
 import signal
-import socket
 from collections.abc import Iterator
 
 import pytest
 
-from common.directory.addresses import parse_address
 from common.ops import lifecycle
-from common.ops.toml_writer import to_toml
 from common.roles.client.control import ask_all
-from tests.net.in_process import receive_exactly
-from tests.system.network import NETWORK, PATIENCE, Network, Process, run_script, wait_until
+from tests.net.in_process import echoes, receive_exactly
+from tests.system.network import Network, Process, options_text, proxy_port, run_script, socks, wait_until
 from tests.system.targets import Target, WebTarget, echo
 
 pytestmark = pytest.mark.system
@@ -33,7 +29,7 @@ class Configured:
     def write(self, **changes: object) -> None:
         """The file again, with other values."""
         self._options |= changes
-        self._file.write_text("".join(f"{key} = {to_toml(raw)}\n" for key, raw in self._options.items()))
+        self._file.write_text(options_text(self._options))
 
     def hang_up(self, answer: str) -> None:
         """SIGHUP, and until the log says what came of it."""
@@ -42,17 +38,12 @@ class Configured:
         wait_until(lambda: answer in self.process.said()[said:])
 
 
-def joined(network: Network) -> dict[str, object]:
-    """The options that name the network."""
-    return {"gateways": [{"address": network.gateway.address, "key": network.gateway.identity.hex()}], "network": NETWORK}
-
-
 @pytest.fixture(params=[1, 2], ids=["one process", "workers"])
 def relay(request: pytest.FixtureRequest, network: Network) -> Iterator[Configured]:
     """One relay more than others' tests have."""
     name = f"changing{request.param}"
     own = {"nickname": name, "workers": request.param, "exit_policy": "local"}
-    relay = Configured(network, name, "relay.py", options=LISTEN | joined(network) | own)
+    relay = Configured(network, name, "relay.py", options=LISTEN | network.joined | own)
     relay.process.wait_ready()
     wait_until(lambda: relay.process.identity in network.listed())
     yield relay
@@ -99,10 +90,10 @@ def test_a_hang_up_while_starting_ends_nothing_and_is_not_forgotten(network: Net
     """The file is a pipe, at which the program waits until it is written."""
     file = network.folder / f"pipe of {script}"
     os.mkfifo(file)
-    own = {"nickname": "early"} | joined(network) if script == "relay.py" else {}
+    own = {"nickname": "early"} | network.joined if script == "relay.py" else {}
 
     def written(level: str) -> str:
-        return "".join(f"{key} = {to_toml(raw)}\n" for key, raw in (LISTEN | own | {"log_level": level}).items())
+        return options_text(LISTEN | own | {"log_level": level})
 
     process = network.start(f"early {script}", script, "--config", file)
     with file.open("w") as pipe:  # once the program has opened it to read
@@ -121,7 +112,7 @@ def test_a_hang_up_does_not_end_a_client_that_is_only_starting(network: Network)
     folder.mkdir(mode=0o700)
     key = folder / "key"
     os.mkfifo(key, 0o600)
-    options = LISTEN_CLIENT | joined(network) | {"relay_nickname": "starting", "relay_family_key": str(key)}
+    options = LISTEN_CLIENT | network.joined | {"relay_nickname": "starting", "relay_family_key": str(key)}
     client = Configured(network, "starting", "client_tor.py", "relay", options=options)
     with key.open("w"):
         client.process.signal(signal.SIGHUP)
@@ -152,8 +143,8 @@ def test_a_login_server_closes_and_opens_again(network: Network) -> None:
 def test_the_relay_of_a_client_has_a_new_exit_policy(network: Network) -> None:
     """And its proxy's password, which came by the environment, is not taken for a change."""
     options = LISTEN_CLIENT | {"relay_nickname": "guest", "log_level": "info"}
-    client = Configured(network, "guest", "client_tor.py", "relay", options=options | joined(network))
-    wait_until(lambda: "proxy port" in client.process.said())
+    client = Configured(network, "guest", "client_tor.py", "relay", options=options | network.joined)
+    proxy_port(client.process)
 
     def policies() -> list[str]:
         found = [entry.descriptor for entry in network.entries() if entry.descriptor.nickname == "guest"]
@@ -168,22 +159,20 @@ def test_the_relay_of_a_client_has_a_new_exit_policy(network: Network) -> None:
 
 
 def test_a_client_builds_as_it_is_told_now_and_breaks_no_stream(network: Network) -> None:
-    options = {"socks_listen": "127.0.0.1:0", "log_level": "info", "hops": "3", "exit": "r0"} | joined(network)
+    options = {"socks_listen": "127.0.0.1:0", "log_level": "info", "hops": "3", "exit": "r0"} | network.joined
     client = Configured(network, "choosing", "client_tor.py", "socks", options=options)
-    wait_until(lambda: "proxy port" in client.process.said())
-    address = parse_address(re.findall(r"proxy port (\S+):", client.process.said())[0])
-    proxy = address.host, address.port
+    proxy = proxy_port(client.process)
 
     def paths(target: Target) -> list[tuple[int, str, str]]:
         """Hops, exit and suite of the circuits that may carry new streams, once one was asked for."""
-        with socket.create_connection(proxy, PATIENCE) as sock:
-            exchange(sock, target)
+        with socks(proxy, target.port) as sock:
+            echoes(sock, 1)
             (answer,) = ask_all(client.process.state, {"command": "status"})
         live = [circuit for circuit in answer["circuits"] if circuit["state"] != "retired"]
         return sorted({(len(circuit["path"]), circuit["path"][-1], circuit["suite"]) for circuit in live})
 
-    with Target(echo) as target, socket.create_connection(proxy, PATIENCE) as sock:
-        exchange(sock, target)
+    with Target(echo) as target, socks(proxy, target.port) as sock:
+        echoes(sock, 1)
         assert paths(target) == [(3, "r0", "fernet")]
         client.write(hops="2", exit="r1", suite="aes-gcm", exclude="r2")
         client.hang_up("changed: hops, exclude, exit, suite")
@@ -191,28 +180,17 @@ def test_a_client_builds_as_it_is_told_now_and_breaks_no_stream(network: Network
         client.write(exit="nobody")
         client.hang_up("not reloaded: the relay asked for as exit, nobody, is not listed")
         assert paths(target) == [(2, "r1", "aes-gcm")]
-        sock.sendall(b"still here")
-        assert receive_exactly(sock, 10) == b"still here"
+        echoes(sock)
     assert client.process.stop() == 0
-
-
-def exchange(sock: socket.socket, target: Target) -> None:
-    """Through a proxy port to a target that echoes, and a byte there and back."""
-    sock.sendall(b"\5\1\0")
-    assert receive_exactly(sock, 2) == b"\5\0"
-    sock.sendall(b"\5\1\0\1" + socket.inet_aton(target.host) + target.port.to_bytes(2, "big"))
-    assert receive_exactly(sock, 10)[:2] == b"\5\0"
-    sock.sendall(b"x")
-    assert receive_exactly(sock, 1) == b"x"
 
 
 def test_a_gateway_and_a_client_log_as_they_are_told_now(network: Network) -> None:
     quiet = {"log_level": "error"}
     gateway = Configured(network, "second", "gateway.py", options=LISTEN | quiet)
     gateway.process.wait_ready()
-    options = {"socks_listen": "127.0.0.1:0"} | joined(network) | quiet
+    options = {"socks_listen": "127.0.0.1:0"} | network.joined | quiet
     client = Configured(network, "quiet", "client_tor.py", "socks", options=options)
-    wait_until(lambda: "proxy port" in client.process.said())
+    proxy_port(client.process)
     for each in (gateway, client):
         assert " INFO " not in each.process.said()
         each.write(log_level="info")

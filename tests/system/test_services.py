@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.ops.toml_writer import to_toml
-from tests.system.network import NETWORK, PATIENCE, ROOT, Network, environment, wait_until
+from tests.system.network import PATIENCE, ROOT, Network, environment, options_text, wait_until
 
 pytestmark = pytest.mark.system
 EXAMPLES = ROOT / "docs" / "examples"
@@ -35,7 +34,7 @@ def started(unit: Path, log: Path, places: dict[str, str]) -> Iterator[tuple[sub
         command = command.replace(wanted, ours)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind("")  # the kernel finds a name without a file
-        manager.settimeout(PATIENCE)
+        manager.settimeout(0.1)
         name = "@" + manager.getsockname()[1:].decode()
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -53,7 +52,6 @@ def started(unit: Path, log: Path, places: dict[str, str]) -> Iterator[tuple[sub
 
 
 def wait_started(process: subprocess.Popen[bytes], manager: socket.socket, log: Path) -> None:
-    manager.settimeout(0.1)
     said: list[bytes] = []
 
     def told() -> bool:
@@ -95,19 +93,10 @@ def proxy_places(folder: Path) -> dict[str, str]:
     }
 
 
-OWN: dict[str, dict[str, object]] = {
-    "gateway": {},
-    "relay": {"nickname": "served"},
-    "auth_server": {},
-}
-
-
-@pytest.mark.parametrize("role", list(OWN))
+@pytest.mark.parametrize("role", ["gateway", "relay", "auth_server"])
 def test_the_unit_of_a_daemon_starts_reloads_and_stops_it(network: Network, tmp_path: Path, role: str) -> None:
-    gateway = {"address": network.gateway.address, "key": network.gateway.identity.hex()}
-    joined = {"gateways": [gateway], "network": NETWORK} if role == "relay" else {}
-    options = {"listen": "127.0.0.1:0"} | joined | OWN[role]
-    (tmp_path / f"{role}.toml").write_text("".join(f"{key} = {to_toml(raw)}\n" for key, raw in options.items()))
+    own = network.joined | {"nickname": "served"} if role == "relay" else {}
+    (tmp_path / f"{role}.toml").write_text(options_text({"listen": "127.0.0.1:0"} | own))
     log = tmp_path / "log"
     with started(DAEMON, log, daemon_places(role, tmp_path)) as (process, manager):
         wait_started(process, manager, log)
@@ -118,10 +107,7 @@ def test_the_unit_of_a_daemon_starts_reloads_and_stops_it(network: Network, tmp_
 
 
 def test_the_unit_of_a_proxy_port_starts_reloads_and_stops_it(network: Network, tmp_path: Path) -> None:
-    (tmp_path / "network.toml").write_text(
-        f'network = "{NETWORK}"\n'
-        f'gateways = [{{ address = "{network.gateway.address}", key = "{network.gateway.identity.hex()}" }}]\n'
-    )
+    (tmp_path / "network.toml").write_text(options_text(network.joined))
     log = tmp_path / "log"
     with started(PROXY, log, proxy_places(tmp_path)) as (process, manager):
         wait_started(process, manager, log)

@@ -19,11 +19,10 @@ from common.ops.config import load
 from common.ops.keystore import load_onion_keys, load_or_create_identity
 from common.ops.launcher_commands import Launcher
 from common.ops.launcher_state import Folder, Settings
-from common.ops.toml_writer import to_toml
 from tests.net.processes import children
 from tests.net.raw_client import RawClient
 from tests.net.test_relay_status import begin
-from tests.system.network import ROOT, Process, run_script, wait_until
+from tests.system.network import ROOT, Process, options_text, run_script, wait_until
 from tests.system.test_scripts import _one_sentence
 
 pytestmark = pytest.mark.system
@@ -72,9 +71,8 @@ def relay_file(folder: Path, **options: object) -> Path:
     """The file of a relay whose gateway is away."""
     key = load_or_create_identity(folder / "gateway-keys").public.hex()
     path = folder / "relay.toml"
-    lines = [f"{name} = {to_toml(value)}" for name, value in options.items()]
-    gateways = to_toml([{"address": "127.0.0.1:1", "key": key}])
-    path.write_text("\n".join(['listen = "127.0.0.1:0"', 'nickname = "told"', f"gateways = {gateways}", *lines]))
+    own = {"listen": "127.0.0.1:0", "nickname": "told", "gateways": [{"address": "127.0.0.1:1", "key": key}]}
+    path.write_text(options_text(own | options))
     return path
 
 

@@ -1,17 +1,14 @@
 """A relay that is told to end and has time: what is open goes on, and nothing begins there any more."""
 
-import os
 import signal
-import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from common.roles.client import watch as watch_module
 from common.roles.client.client import Client
-from tests.net.in_process import circuit_of, receive_exactly
-from tests.system.network import PATIENCE, Network, Process, wait_until
+from tests.net.in_process import circuit_of, echoes
+from tests.system.network import Network, Process, wait_until
 from tests.system.targets import Target, echo, silent
 
 pytestmark = pytest.mark.system
@@ -33,16 +30,6 @@ def client(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client
         yield client
 
 
-def exchanged(sock: socket.socket, count: int) -> bool:
-    """Whether `count` random bytes come back as they went."""
-    data = os.urandom(count)
-    sender = threading.Thread(target=sock.sendall, args=(data,))
-    sender.start()
-    came = receive_exactly(sock, count)
-    sender.join()
-    return came == data
-
-
 def told_to_end(relay: Process) -> int:
     """Until it waits; returns where its last words begin, as its log has those of lives before."""
     before = len(relay.said())
@@ -57,18 +44,16 @@ def test_a_stream_goes_on_over_a_relay_that_is_to_end_which_then_ends(
 ) -> None:
     with Target(echo) as target:
         with client.connect(target.host, target.port) as sock:
-            sock.settimeout(PATIENCE)
-            assert exchanged(sock, 100_000)
+            echoes(sock, 100_000)
             relay = network.path(circuit_of(client))[hop]
             before = told_to_end(relay)
             assert relay.identity not in network.listed()
-            assert exchanged(sock, 3_000_000)
+            echoes(sock, 3_000_000)
             wait_until(lambda: all(entry.descriptor.identity != relay.identity for entry in client.relays()))
             with client.connect(target.host, target.port, ("another",)) as other:
-                other.settimeout(PATIENCE)
-                assert exchanged(other, 1_000)
+                echoes(other, 1_000)
                 assert relay not in network.path(circuit_of(client, ("another",)))
-            assert exchanged(sock, 1_000)
+            echoes(sock, 1_000)
             assert relay.alive
         client.new_identity()
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from common.roles.client.client import Client
-from tests.net.in_process import receive_exactly
+from tests.net.in_process import echoes
 from tests.net.processes import children, is_alive, listeners, peer_of
 from tests.system.launched import Launched
-from tests.system.network import NETWORK, PATIENCE, Network, Process, run_script, wait_until
+from tests.system.network import NETWORK, Network, Process, run_script, wait_until
 from tests.system.targets import Target, echo
 
 pytestmark = pytest.mark.system
@@ -34,14 +34,6 @@ def port_of(relay: Process) -> int:
 def workers(relay: Process) -> set[int]:
     """Those of a relay's processes that listen."""
     return listeners(port_of(relay), children(relay.pid))
-
-
-def echoes(sock: socket.socket, size: int = 100_000) -> None:
-    """What is sent comes back."""
-    data = os.urandom(size)
-    sock.settimeout(PATIENCE)
-    sock.sendall(data)
-    assert receive_exactly(sock, size) == data
 
 
 class Crowd:
