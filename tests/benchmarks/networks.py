@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from common.roles.client.bootstrap import DirectoryClient
 from common.roles.prompt.prompt import QUESTION
 from tests.benchmarks import work
 from tests.benchmarks.builds import Builds, build_ours
-from tests.benchmarks.processes import ROOT, Child, Processes, free_ports, resident_mb
+from tests.benchmarks.processes import PYTHON, ROOT, Child, Processes, free_ports, resident_mb
 from tests.benchmarks.socks import Failed, Route
 
 START_LIMIT = 60.0  # seconds a network may take to start
@@ -104,12 +103,21 @@ class Ours(Contender):
     has_circuits = True
 
     def __init__(
-        self, suite: str, target: int, processes: Processes, folder: Path, *, name: str = "", checkout: Path = ROOT
+        self,
+        suite: str,
+        target: int,
+        processes: Processes,
+        folder: Path,
+        *,
+        name: str = "",
+        checkout: Path = ROOT,
+        python: Path = PYTHON,
     ) -> None:
-        """`checkout`: whose programs these are, run by this Python; `name`: where it is not the suite's."""
+        """`checkout`: whose programs these are; `python`: what runs them; `name`: where it is not the suite's."""
         super().__init__(name or suite, target)
         self._suite = suite
         self._checkout = checkout
+        self._python = python
         self._processes = processes
         self._folder = folder
         self._gateway: Child | None = None
@@ -143,7 +151,13 @@ class Ours(Contender):
     def another(self, folder: Path) -> Contender:
         """As the first."""
         return Ours(
-            self._suite, self.target, self._processes, folder, name=self.name, checkout=self._checkout
+            self._suite,
+            self.target,
+            self._processes,
+            folder,
+            name=self.name,
+            checkout=self._checkout,
+            python=self._python,
         )
 
     def client_command(self, folder: Path, port: int) -> Sequence[str | Path]:
@@ -157,7 +171,7 @@ class Ours(Contender):
     def _client(self, *command: str) -> list[str | Path]:
         words = [*command, "--config", os.devnull, "--network", NETWORK, *self._gateway_words()]
         options = ["--hops", str(self.HOPS), "--suite", self._suite]
-        return [sys.executable, self._checkout / "client_tor.py", *words, *options]
+        return [self._python, self._checkout / "client_tor.py", *words, *options]
 
     def build(self, count: int, at_once: int) -> Builds:
         """By a client inside this process."""
@@ -177,7 +191,7 @@ class Ours(Contender):
         return ["--gateway", str(address), "--gateway-key", key.hex()]
 
     def _start(self, name: str, script: str, words: Sequence[str]) -> Child:
-        command: list[str | Path] = [sys.executable, self._checkout / script, *words]
+        command: list[str | Path] = [self._python, self._checkout / script, *words]
         command += ["--state", self._folder / name]
         return self._processes.start(command, self._folder / f"{name}.log")
 

@@ -20,6 +20,7 @@ from typing import Any, Self
 from common.net.deadline import Deadline
 
 ROOT = Path(__file__).resolve().parents[2]
+PYTHON = Path(sys.executable)  # what runs the programs of this checkout
 PATIENCE = 8.0  # seconds all have together to end by themselves: our daemons drain for a few
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LOWEST_PORT = 10_000  # below are the usual ones of services

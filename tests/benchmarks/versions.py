@@ -2,10 +2,12 @@
 
 The speed of a shared machine wavers by half within minutes, and by a tenth between two networks of the same
 programs. So both versions are up at once and do each work in turns, each round has fresh networks, and only the ratio
-within a round counts: ten rounds tell a difference of 5 %. This checkout against itself (`.`) shows what is noise.
+within a round counts: ten rounds tell a difference of 5 %. This checkout against itself (`.`) shows what is noise,
+and with `--python` what another Python brings.
 """
 
 import argparse
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 from common.net.deadline import Deadline
 from tests.benchmarks.goals import SUITES
 from tests.benchmarks.networks import Ours
-from tests.benchmarks.processes import ROOT, Processes
+from tests.benchmarks.processes import PYTHON, ROOT, Processes
 from tests.benchmarks.report import as_text, comparison
 from tests.benchmarks.results import Results
 from tests.benchmarks.rounds import FULL, WORKS, Rounds, run_program, some_of, warm_up
@@ -35,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
         for turn in range(options.rounds):
             folder = Path(name) / str(turn)
             contenders = [
-                Ours(options.suite, target, processes, folder / who, name=who, checkout=checkout)
-                for who, checkout in ((HERE, ROOT), (OTHER, options.other))
+                Ours(options.suite, target, processes, folder / who, name=who, checkout=checkout, python=python)
+                for who, checkout, python in ((HERE, ROOT, PYTHON), (OTHER, options.other, options.python))
             ]
             for contender in contenders:
                 contender.start()
@@ -53,6 +55,9 @@ def main(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.versions", description=main.__doc__)
     parser.add_argument("other", type=_checkout, help="the other checkout's folder")
+    parser.add_argument(
+        "--python", type=_program, default=PYTHON, metavar="PATH", help="what runs the other's programs [this Python]"
+    )
     parser.add_argument("--suite", choices=SUITES, default=SUITES[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"[{ROUNDS}]")
     parser.add_argument(
@@ -65,6 +70,13 @@ def _checkout(text: str) -> Path:
     path = Path(text).resolve()
     if not (path / "client_tor.py").is_file():
         raise argparse.ArgumentTypeError(f"{text!r} is no checkout: it has no client_tor.py")
+    return path
+
+
+def _program(text: str) -> Path:
+    path = Path(text).absolute()
+    if not os.access(path, os.X_OK):
+        raise argparse.ArgumentTypeError(f"{text!r} is no program: name a Python with the libraries, as .venv/bin/python")
     return path
 
 

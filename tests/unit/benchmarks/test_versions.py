@@ -26,6 +26,24 @@ def test_a_work_that_does_not_compare_two_running_networks_is_refused() -> None:
     assert "'circuits' is not one of" in done.stderr
 
 
+def test_a_python_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    done = run(".", "--python", tmp_path / "python")
+    assert done.returncode == 2
+    assert "is no program" in done.stderr
+
+
+@pytest.mark.system
+def test_the_others_programs_are_run_by_the_python_that_is_named(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/sh\necho "$1" >>{runs}\nexec {sys.executable} "$@"\n')
+    other.chmod(0o700)
+    done = run(".", "--python", other, "--rounds", 1, "--only", "echo")
+    assert done.returncode == 0, done.stderr
+    scripts = [Path(line).name for line in runs.read_text().splitlines()]
+    assert sorted(scripts) == ["client_tor.py", "gateway.py", *["relay.py"] * 5]
+
+
 @pytest.mark.system
 def test_both_networks_do_the_work_and_are_compared() -> None:
     done = run(".", "--rounds", 1, "--only", "echo")
