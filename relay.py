@@ -49,11 +49,12 @@ def run() -> int:
     )
     with lifecycle.Signals(reload) as signals, ExitStack() as stack:
         relay.start()
-        stack.callback(relay.stop, STOP_TIMEOUT, config.stop_wait)
+        stack.callback(relay.stop, STOP_TIMEOUT)
         http = ""
         if page is not None:
             http = str(stack.enter_context(page).address)
             logging.info("status page http://%s/metrics", http)
+        stack.callback(lambda: relay.leave(reload.config.stop_wait))  # its page shows meanwhile what is left
         stack.enter_context(lifecycle.ready(config.state, str(relay.address), identity.public, http))
         logging.info("relay %s listens on %s", config.nickname, relay.address)
         signals.stop.wait()

@@ -124,7 +124,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option(
             "workers", 1, parse_workers, "N", f"processes that share the port, 1 to {MOST_WORKERS}: one per core"
         ),
-        Option("stop_wait", 0, parse_stop_wait, "SECONDS", _STOP_WAIT),
+        Option("stop_wait", 0, parse_stop_wait, "SECONDS", _STOP_WAIT, live=True),
         Option("http", "", parse_http, "H:P", _HTTP_HELP),
     ),
     "auth_server": (

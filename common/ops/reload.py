@@ -20,33 +20,38 @@ C = TypeVar("C", bound=Config)
 
 
 class Reload(Generic[C]):
-    """Called for SIGHUP, always by the same thread."""
+    """Called for SIGHUP, always by the same thread; `config` is what the program runs with."""
 
     def __init__(
         self, role: str, config: C, read: Callable[[], C], use: Callable[[C], None] = lambda _: None
     ) -> None:
-        """`config` is what the program runs with, `read` gives what its sources say now or raises `ConfigError`.
+        """`config` is from the start, `read` gives what its sources say now or raises `ConfigError`.
 
         `use` makes the program do as its argument says, which differs from `config` in live options only. The log
-        has the new level then.
+        has the new level then, until `use` raises: nothing is changed by a reading that fails.
         """
         self._options = OPTIONS[role]
-        self._config = config
+        self.config = config
         self._read = read
         self._use = use
 
     def __call__(self) -> None:
-        """Raises `ConfigError`."""
+        """Raises `OnionError`: what `read` and `use` raise."""
         read = self._read()
-        config = self._config
+        config = before = self.config
         changed = [each for each in self._options if _differ(getattr(config, each.name), getattr(read, each.name))]
         live = [option.name for option in changed if option.live]
         if live:
             config = dataclasses.replace(config, **{name: getattr(read, name) for name in live})
             if "log_level" in live:
                 logs.set_level(config.log_level)
-            self._use(config)
-            self._config = config
+            try:
+                self._use(config)
+            except Exception:
+                if "log_level" in live:
+                    logs.set_level(before.log_level)
+                raise
+            self.config = config
         _logger.info("configuration read again; changed: %s", ", ".join(live) or "nothing")
         if len(changed) > len(live):
             others = ", ".join(option.name for option in changed if not option.live)

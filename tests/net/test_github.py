@@ -37,8 +37,12 @@ def make_authority(folder: Path) -> tuple[Path, Path, Path]:
         return builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
 
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    key = x509.SubjectKeyIdentifier.from_public_key(keys[0].public_key())
+    issued_by = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key)  # Python 3.13 wants to see it
     authority = certificate(0).add_extension(x509.BasicConstraints(True, None), True).add_extension(usage, True)
+    authority = authority.add_extension(key, False)
     server = certificate(1).add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+    server = server.add_extension(issued_by, False)
     paths = folder / "authority.pem", folder / "server.pem", folder / "server.key"
     for path, builder in zip(paths, (authority, server), strict=False):
         path.write_bytes(builder.sign(keys[0], hashes.SHA256()).public_bytes(Encoding.PEM))

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -90,51 +90,44 @@ def test_a_relay_with_a_new_identity_comes_back_under_its_name(gateway: Gateway,
 
 
 class Serving:
-    """A server that is asked again and again what it carries; `carried` is what it says in turn, the last for ever."""
+    """A server that is asked again and again what is open; `now` is what it says in turn, the last for ever."""
 
-    def __init__(self, *carried: int, **now: int) -> None:
+    def __init__(self, *now: dict[str, int]) -> None:
         self.asked = 0
-        self._carried = carried
         self._now = now
 
-    def carried(self) -> int:
-        self.asked += 1
-        return self._carried[min(self.asked, len(self._carried)) - 1]
-
     def counts(self) -> Counts:
-        return Counts(Counter(self._now))
-
-
-def waited(relay: ListedRelay, server: Serving, monkeypatch: pytest.MonkeyPatch, seconds: float) -> bool:
-    """Whether it waited until time was over."""
-    monkeypatch.setattr(relay, "_server", server)
-    deadline = Deadline(seconds)
-    relay._wait_until_quiet(deadline)
-    return deadline.expired
+        self.asked += 1
+        return Counts(Counter(self._now[min(self.asked, len(self._now)) - 1]))
 
 
 @pytest.mark.parametrize(
-    ("carried", "now", "waits"),
+    ("now", "asked"),
     [
-        pytest.param([5], {"circuits": 1}, False, id="nothing is carried"),
-        pytest.param([5], {"circuits": 1, "streams": 1}, True, id="a stream leaves here, and says nothing"),
-        pytest.param(range(100_000), {"circuits": 1}, True, id="more and more is carried"),
-        pytest.param(range(100_000), {"circuits": 0}, False, id="no circuit is left"),
-        pytest.param([5], {"circuits": 0, "silent_processes": 1}, True, id="a worker does not tell"),
+        pytest.param([{"circuits": 0}], 1, id="no circuit is left"),
+        pytest.param([{"circuits": 2}, {"circuits": 1}, {}], 3, id="one after the other ends"),
+        pytest.param([{"silent_processes": 1}, {}], 2, id="a worker does not tell"),
     ],
 )
-def test_a_relay_that_is_to_end_waits_while_it_carries_something(
-    gateway: Gateway,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    carried: Sequence[int],
-    now: dict[str, int],
-    waits: bool,
+def test_a_relay_that_is_to_end_waits_while_there_are_circuits(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: list[dict[str, int]], asked: int
 ) -> None:
-    monkeypatch.setattr(listed_relay, "QUIET", 0.05)
     monkeypatch.setattr(listed_relay, "LOOK", 0.001)
     with relay(gateway, tmp_path / "keys", "relay") as listed, monkeypatch.context() as patch:
-        assert waited(listed, Serving(*carried, **now), patch, 0.5 if waits else 30.0) is waits
+        server = Serving(*now)
+        patch.setattr(listed, "_server", server)
+        listed._wait_until_unused(Deadline(PATIENCE))
+        assert server.asked == asked
+
+
+def test_a_relay_that_is_to_end_waits_no_longer_than_it_may(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with relay(gateway, tmp_path / "keys", "relay") as listed, monkeypatch.context() as patch:
+        patch.setattr(listed, "_server", Serving({"circuits": 1}))
+        deadline = Deadline(0.05)
+        listed._wait_until_unused(deadline)
+        assert deadline.expired
 
 
 def test_a_relay_that_was_not_told_to_wait_does_not(gateway: Gateway, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

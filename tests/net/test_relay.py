@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from common.circuit import origin as origin_module
-from common.circuit.actions import Answered, Opened, StreamEnded
+from common.circuit.actions import Action, Answered, Deliver, Opened, StreamEnded
 from common.circuit.origin import Origin, PathHop
 from common.crypto import onion as onion_module
 from common.crypto.handshake import Create, Suite
@@ -247,19 +247,40 @@ def test_a_flood_of_create_is_refused_with_limit(
     raw.close()
 
 
-def test_a_relay_that_is_to_end_begins_no_circuit_and_carries_on_with_those_it_has(tmp_path: Path) -> None:
-    with InProcess(tmp_path, 1) as network:
-        (member,) = network.members
+def test_a_relay_that_is_to_end_begins_nothing_and_carries_on_with_what_it_has(tmp_path: Path) -> None:
+    with InProcess(tmp_path, 2) as network, Target(echo) as target:
+        member, other = network.members
         raw = RawClient(member.address)
         circuit_id, origin = raw.build(hop(member))
+        stream_id = origin.endpoint.begin(target.host, target.port, 0.0)
+        assert isinstance(next_action(raw, circuit_id, origin), Opened)
+        longer, on_its_way = raw.build(hop(member), hop(other))
         member.relay.relay.stop_accepting(Deadline(PATIENCE))
+
         raw.say(circuit_id + 1, Command.CREATE, Origin([hop(member)], SUITE).create)
         assert raw.destroyed(circuit_id + 1) is DestroyReason.SHUTTING_DOWN
-        origin.endpoint.resolve("127.0.0.1", 0.0)
-        raw.flush(circuit_id, origin)
+        raw.flush(longer, on_its_way)  # its EXTEND
+        assert raw.destroyed(longer) is DestroyReason.SHUTTING_DOWN
+        refused = origin.endpoint.begin(target.host, target.port, 0.0)
+        assert next_action(raw, circuit_id, origin) == StreamEnded(refused, EndReason.LIMIT)
+        asked = origin.endpoint.resolve("127.0.0.1", 0.0)
+        assert next_action(raw, circuit_id, origin) == Answered(asked, EndReason.LIMIT, ())
+
+        origin.endpoint.send(stream_id, b"still here")
+        delivered = next_action(raw, circuit_id, origin)
+        assert isinstance(delivered, Deliver)
+        assert b"".join(delivered.pieces) == b"still here"
+        raw.close()
+
+
+def next_action(raw: RawClient, circuit_id: int, origin: Origin) -> Action:
+    """What comes of that which the origin wants to send."""
+    raw.flush(circuit_id, origin)
+    while True:
         cell = raw.cell()
         assert (cell.circuit_id, cell.command) == (circuit_id, Command.RELAY)
-        raw.close()
+        for action in origin.receive([cell.body], 0.0):
+            return action
 
 
 def test_a_link_carries_no_more_circuits_than_its_limit(

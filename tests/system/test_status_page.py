@@ -76,6 +76,12 @@ def relay_file(folder: Path, **options: object) -> Path:
     return path
 
 
+def hop_of(relay: Process) -> PathHop:
+    """A relay, for a path."""
+    address = parse_address(relay.address)
+    return PathHop(relay.identity, load_onion_keys(relay.state / "keys").current.public, address.host, address.port)
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_relay_serves_its_page_until_it_is_ended(tmp_path: Path, workers: int) -> None:
     file = relay_file(tmp_path, http="127.0.0.1:0", workers=workers)
@@ -105,15 +111,28 @@ def test_no_exit_of_a_relay_reaches_its_page(tmp_path: Path, host: str, workers:
     try:
         relay.wait_ready()
         page = parse_address(json.loads((relay.state / "ready").read_text())["http"])
-        address = parse_address(relay.address)
-        onion_key = load_onion_keys(relay.state / "keys").current.public
-        hop = PathHop(relay.identity, onion_key, address.host, address.port)
-        with contextlib.closing(RawClient(address)) as raw:
-            ended = begin(raw, hop, host="127.0.0.1", port=page.port)
+        with contextlib.closing(RawClient(parse_address(relay.address))) as raw:
+            ended = begin(raw, hop_of(relay), host="127.0.0.1", port=page.port)
         assert isinstance(ended, StreamEnded)
         assert ended.reason is EndReason.POLICY
     finally:
         assert relay.stop() == 0
+
+
+def test_a_relay_that_waits_to_end_shows_what_is_left(tmp_path: Path) -> None:
+    file = relay_file(tmp_path, http="127.0.0.1:0", stop_wait=600)
+    relay = Process("relay", tmp_path, "relay.py", "--config", file)
+    try:
+        relay.wait_ready()
+        page = json.loads((relay.state / "ready").read_text())["http"]
+        with contextlib.closing(RawClient(parse_address(relay.address))) as raw:
+            raw.build(hop_of(relay))
+            relay.signal(signal.SIGTERM)
+            wait_until(lambda: "circuits that are up may go on for 600 s" in relay.said())
+            assert json.loads(fetch(f"http://{page}/status.json"))["now"]["circuits"] == 1
+        assert relay.wait() == 0, "no circuit is left"
+    finally:
+        relay.stop()
 
 
 def test_a_relay_that_ends_closes_its_page_first(tmp_path: Path) -> None:

@@ -22,6 +22,15 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
+def behind(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """One that does not hear it for a while."""
+    monkeypatch.setattr(watch_module, "POLL_SHORTEST", 1_000.0)
+    monkeypatch.setattr(watch_module, "POLL_LONGEST", 1_000.0)
+    with network.client(3) as client:
+        yield client
+
+
+@pytest.fixture
 def client(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     """One that soon hears who left the list."""
     monkeypatch.setattr(watch_module, "POLL_SHORTEST", 0.5)
@@ -55,7 +64,6 @@ def test_a_stream_goes_on_over_a_relay_that_is_to_end_which_then_ends(
                 assert relay not in network.path(circuit_of(client, ("another",)))
             echoes(sock, 1_000)
             assert relay.alive
-        client.new_identity()
 
         def ended() -> bool:
             client.pool.sweep()  # it looks each 30 s for what it needs no more
@@ -63,8 +71,22 @@ def test_a_stream_goes_on_over_a_relay_that_is_to_end_which_then_ends(
 
         wait_until(ended)
         assert relay.wait() == 0
-        assert "nothing is carried any more" in relay.said()[before:]
+        assert "no circuit is left" in relay.said()[before:]
     network.restart(relay)
+
+
+def test_a_client_that_has_not_heard_of_it_has_its_new_streams_elsewhere(network: Network, behind: Client) -> None:
+    with Target(echo) as target, behind.connect(target.host, target.port) as sock:
+        exit_ = network.path(circuit_of(behind))[-1]
+        told_to_end(exit_)
+        with behind.connect(target.host, target.port) as other:
+            echoes(other, 1_000)
+            carrying = [circuit for circuit in behind.pool.circuits if circuit.attachments]
+            assert sorted(network.path(circuit)[-1] is exit_ for circuit in carrying) == [False, True]
+        echoes(sock, 1_000)
+        exit_.signal(signal.SIGTERM)
+        assert exit_.wait() == 128 + signal.SIGTERM
+    network.restart(exit_)
 
 
 def test_a_relay_that_waits_ends_when_it_is_told_again(network: Network, client: Client) -> None:

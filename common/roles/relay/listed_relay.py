@@ -34,9 +34,7 @@ KEY_CHECK = 60.0  # seconds between looks whether the onion keys or the bandwidt
 NOTED_CHANGE = 1.5  # the factor
 _UNSPECIFIED = frozenset({"0.0.0.0", "::"})
 LEAVE_TIME = 2.0  # seconds for the good-byes to all gateways, side by side
-# A relay in the middle does not know of streams: one that says nothing for so long may be cut.
-QUIET = 10.0  # seconds
-LOOK = 0.2  # seconds from look to look whether it is quiet
+LOOK = 0.2  # seconds from look to look whether a circuit is left
 
 _logger = logging.getLogger(__name__)
 
@@ -74,14 +72,14 @@ class Server(Protocol):
         """Returns when streams that begin go by this policy (and everybody logs at this process's level)."""
 
     def stop_accepting(self, deadline: Deadline) -> None:
-        """Takes no more links or circuits; those that are up live on."""
+        """Takes no more links, circuits or streams; those that are up live on."""
 
     def stop(self, deadline: Deadline) -> None:
         """Gives what is queued to the kernel, and ends everything."""
 
 
 class ListedRelay:
-    """`start` listens and registers; `stop` accepts no more, unregisters, may wait, then ends the circuits."""
+    """`start` listens and registers; `leave` unregisters and lets what is up go on; `stop` ends it."""
 
     def __init__(
         self,
@@ -129,6 +127,7 @@ class ListedRelay:
         self._family = family_proof(family_key, network, identity.public) if family_key is not None else ("", b"")
         self._bandwidth = Bandwidth(self._server.carried, time.monotonic())
         self._said_bandwidth = 0
+        self._left = False
         succession = load_succession(keys)
         self._registrations = [
             Registration(
@@ -187,11 +186,9 @@ class ListedRelay:
         assert isinstance(self._server, Relay)
         return self._server
 
-    def stop(self, timeout: float, wait: float = 0.0) -> None:
-        """Accepts no more, leaves the directory, then ends; what is queued may leave for `timeout` seconds.
-
-        Before that circuits that are up go on for up to `wait` seconds, while they carry something.
-        """
+    def leave(self, wait: float = 0.0) -> None:
+        """Accepts no more and leaves the directory; then circuits that are up go on for up to `wait` seconds."""
+        self._left = True
         self._server.stop_accepting(Deadline(LEAVE_TIME))
         for registration in self._registrations:
             registration.begin_stop()
@@ -199,24 +196,23 @@ class ListedRelay:
         for registration in self._registrations:
             registration.stop(deadline.left())
         if wait:
-            self._wait_until_quiet(Deadline(wait))
+            self._wait_until_unused(Deadline(wait))
+
+    def stop(self, timeout: float) -> None:
+        """Leaves, if it has not, and ends everything; what is queued may be sent for `timeout` seconds."""
+        if not self._left:
+            self.leave()
         self._server.stop(Deadline(timeout))
 
-    def _wait_until_quiet(self, deadline: Deadline) -> None:
-        """Until no circuit is left; or none leaves here, and nothing was carried for `QUIET` seconds."""
+    def _wait_until_unused(self, deadline: Deadline) -> None:
+        """Until no circuit is left: clients end those that carry no stream when they hear who has left."""
         _logger.info("circuits that are up may go on for %.0f s; a second signal ends them", deadline.left())
-        carried, since = self._server.carried(), time.monotonic()
         while not deadline.expired:
             now = self._server.counts().now
-            if not now["silent_processes"]:
-                quiet = not now["streams"] and time.monotonic() - since >= QUIET
-                if quiet or not now["circuits"]:
-                    _logger.info("nothing is carried any more")
-                    return
+            if not now["circuits"] and not now["silent_processes"]:
+                _logger.info("no circuit is left")
+                return
             time.sleep(min(LOOK, deadline.left()))
-            before, carried = carried, self._server.carried()
-            if carried != before:
-                since = time.monotonic()
         _logger.info("their time is over")
 
     def _accepted_keys(self) -> Mapping[bytes, X25519PrivateKey]:

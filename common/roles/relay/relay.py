@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -140,7 +141,7 @@ class Relay:
         self._exit.policy = ExitPolicy.parse(exit_policy)
 
     def stop_accepting(self, deadline: Deadline) -> None:
-        """Takes no more links or circuits; those that are up live on. May be called again."""
+        """Takes no more links, circuits or streams; those that are up live on. May be called again."""
         self._stopping = True
         self._listener.close(deadline)
 
@@ -196,7 +197,7 @@ class Relay:
 
     def _new_circuit(self, link: Link, circuit_id: int, body: bytes) -> RelayCircuit:
         if self._stopping:
-            raise Stopping("no more circuits")
+            raise Stopping("no circuit begins here any more")
         creates, begins = self._buckets[link]
         if not creates.take():
             raise TooLarge("too many CREATE")
@@ -204,13 +205,18 @@ class Relay:
         hop = Hop(self._identity.public, keys)
         circuit = RelayCircuit(hop, link, circuit_id, self.links, self._exit)
         circuit.dial = self._extend
-        circuit.may_begin = begins.take
+        circuit.may_begin = partial(self._may_begin, begins)
         link.queue(circuit_id, Command.CREATED, created)
         TURN.flush(link)
         return circuit
 
+    def _may_begin(self, begins: TokenBucket) -> bool:
+        return not self._stopping and begins.take()
+
     def _extend(self, circuit: RelayCircuit, action: ExtendTo) -> None:
         """By a link that is up at once, else when it is: the pump never waits."""
+        if self._stopping:
+            raise Stopping("no circuit goes on from here any more")
         place = action.identity, action.host, action.port
         with self._dials_lock:
             link = self.links.find((action.host, action.port), action.identity)

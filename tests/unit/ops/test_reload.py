@@ -119,6 +119,21 @@ def test_what_could_not_be_used_is_tried_again(program: Program) -> None:
     assert [config.exit_policy for config in program.used] == ["none"]
 
 
+def test_the_level_stays_too_when_the_rest_is_refused(program: Program) -> None:
+    def refuse(_: RelayConfig) -> None:
+        raise ConfigError("exit: nobody is called so")
+
+    program.reload._use = refuse
+    program.change("local", "none")
+    program.change('"one"', '"one"\nlog_level = "error"')
+    with pytest.raises(ConfigError, match="nobody is called so"):
+        program.reload()
+    assert logging.getLogger().level == logging.INFO
+    program.reload._use = program.used.append
+    program.reload()
+    assert logging.getLogger().level == logging.ERROR
+
+
 def test_a_level_that_has_not_changed_is_not_set_again(program: Program, caplog: pytest.LogCaptureFixture) -> None:
     """At debug that would warn each time."""
     program.change('"one"', '"one"\nlog_level = "debug"')
@@ -147,6 +162,6 @@ def test_these_options_are_live_and_no_other() -> None:
     """Each is applied by who makes the `Reload` of its role, which system tests show."""
     live = {(role, option.name) for role, options in OPTIONS.items() for option in options if option.live}
     levels = {(role, "log_level") for role in OPTIONS}
-    policies = {("relay", "exit_policy"), ("client", "relay_exit_policy")}
+    relays = {("relay", "exit_policy"), ("relay", "stop_wait"), ("client", "relay_exit_policy")}
     paths = {("client", name) for name in ("hops", "suite", "exclude", "exit")}
-    assert live == levels | policies | paths | {("auth_server", "closed")}
+    assert live == levels | relays | paths | {("auth_server", "closed")}
