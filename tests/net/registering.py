@@ -18,6 +18,7 @@ from common.net.deadline import Deadline
 from common.net.tls import server_context
 from common.ops.keystore import Identity, load_or_create_identity
 from common.roles.relay.registration import Registration, RegistrationState
+from tests.net.in_process import wait_until
 
 NETWORK = "test"
 PATIENCE = 20.0  # seconds after which a test that hangs fails
@@ -94,6 +95,7 @@ class RegisteringRelay:
     def wait_for(self, state: RegistrationState) -> str:
         """The text of `state`, once it is reached; earlier visits count."""
         assert self.registration.wait_for(state, Deadline(PATIENCE)), self.said
+        wait_until(lambda: any(said is state for said, _ in self.said))  # it is told of a moment later
         return next(text for said, text in reversed(self.said) if said is state)
 
     def stop(self) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from select import select
 from typing import Any
@@ -25,6 +26,9 @@ from tests.system.targets import PATIENCE, VALUES, Target, WebTarget, wait_reset
 
 ROOT = Path(__file__).resolve().parents[2]
 QUIET = {"PATH": os.environ.get("PATH", ""), "TERM": "xterm", "LANG": "C.UTF-8", "COLUMNS": "120"}
+
+
+needs_readline = pytest.mark.skipif(find_spec("readline") is None, reason="this Python is built without readline")
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +191,7 @@ def test_the_prompt_knows_what_it_says_and_goes_on_after_anything_wrong(options:
         assert shown.end() == 0
 
 
+@needs_readline
 def test_the_history_is_private_and_holds_no_secret(options: list[str], tmp_path: Path) -> None:
     with terminal(options) as shown:
         for line in ("help", " web hidden.example", "web http://user:secret@127.0.0.1:1/", "new", "server login a secret"):
@@ -201,6 +206,20 @@ def test_the_history_is_private_and_holds_no_secret(options: list[str], tmp_path
     path = tmp_path / "client" / "history"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text() == "help\nnew\nhelp\nquit\n"
+
+
+def test_a_python_without_readline_has_a_prompt_too(options: list[str], tmp_path: Path) -> None:
+    without = tmp_path / "without"
+    without.mkdir()
+    (without / "readline.py").write_text("raise ImportError\n")  # found before the real one
+    with terminal(options, PYTHONPATH=str(without)) as shown:
+        shown.until("[web/git/server] ")
+        shown.type("srever\n")
+        shown.until("srever is none of")
+        shown.until("[web/git/server] ")
+        shown.type("quit\n")
+        assert shown.end() == 0
+    assert not (tmp_path / "client" / "history").exists()
 
 
 def test_no_color_is_honoured(options: list[str]) -> None:

@@ -17,7 +17,16 @@ from common.roles.auth_server.auth_server import AuthServer
 from common.roles.prompt.login_screen import direct, through
 from tests.net.in_process import NETWORK, InProcess
 from tests.net.login_peer import serving
-from tests.net.test_client_program import QUIET, ROOT, Terminal, as_json, command, run, terminal
+from tests.net.test_client_program import (
+    QUIET,
+    ROOT,
+    Terminal,
+    as_json,
+    command,
+    needs_readline,
+    run,
+    terminal,
+)
 
 QUESTION = "[web/git/server] "
 PASSWORD, OTHER = "zebra in the attic", "quokka on the roof"
@@ -70,6 +79,7 @@ def type_sign_up(shown: Terminal) -> None:
             shown.until("the two differ: once more")
 
 
+@needs_readline
 def test_a_person_signs_up_talks_and_nothing_of_the_password_is_left(
     options: list[str], server: AuthServer, tmp_path: Path
 ) -> None:
@@ -118,6 +128,7 @@ def test_a_person_signs_up_talks_and_nothing_of_the_password_is_left(
     assert history == ["server", "server login alice", "quit"]
 
 
+@needs_readline
 def test_new_mail_is_shown_when_it_comes_and_what_is_typed_stays(
     options: list[str], server: AuthServer, tmp_path: Path
 ) -> None:

@@ -225,6 +225,8 @@ class LoginConnection:
                 over = self._failure
             for push in pushes:
                 self._pushed(push)
+            with self._changed:
+                self._changed.notify_all()  # who has an answer hears of it after what was pushed before it
             if over is not None:
                 return over
             if monotonic() >= ping_at:
@@ -233,7 +235,7 @@ class LoginConnection:
             self._stream.wait_readable(Deadline(max(0.0, ping_at - monotonic())))
 
     def _take(self) -> list[NewMail]:
-        """Requires the lock. Gives answers to their slots; returns what was pushed."""
+        """Requires the lock. Puts answers into their slots, of which nobody hears yet; returns what was pushed."""
         pushes: list[NewMail] = []
         if self._failure is not None:
             return pushes
@@ -250,7 +252,6 @@ class LoginConnection:
                 raise Unexpected("an answer that was not asked for")
             else:
                 self._slots.popleft().answer = message
-                self._changed.notify_all()
         return pushes
 
     def _keep_alive(self) -> None:

@@ -29,6 +29,7 @@ from common.roles.auth_client.pins import Pins
 from common.roles.client.client import Client
 from common.roles.client.client_run import running_client
 from common.roles.prompt import shown
+from common.roles.prompt.line_editor import line_editor
 from common.roles.prompt.login_prompt import LoginPrompt
 from common.roles.prompt.passwords import TRIES, Passwords, ReadPasswords, TypedPasswords
 from common.wire.login import ErrorCode, NewMail
@@ -75,7 +76,7 @@ def direct(host: str, port: int) -> socket.socket:
 def editing() -> Ask:
     """How to ask for a line: with editing where input is a terminal; nothing is kept in a file."""
     if sys.stdin.isatty():
-        import readline  # noqa: F401, PLC0415  it takes hold of the terminal
+        line_editor()
     return input
 
 
@@ -210,10 +211,9 @@ class LoginScreen:
         if not sys.stdin.isatty():
             self._say(text)
             return
-        import readline  # noqa: PLC0415  in use already
-
         self._say(f"\r{text}")
-        sys.stdout.write(self._prompt + readline.get_line_buffer())
+        editor = line_editor()
+        sys.stdout.write(self._prompt + (editor.get_line_buffer() if editor is not None else ""))
         sys.stdout.flush()
 
     def _say(self, text: str) -> None:

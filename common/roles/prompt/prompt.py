@@ -20,6 +20,7 @@ from common.ops.values import parse_key
 from common.roles.client.starting import NotStarted, Starting
 from common.roles.prompt import shown
 from common.roles.prompt.answers import Answers
+from common.roles.prompt.line_editor import line_editor
 from common.roles.prompt.login_screen import LoginScreen
 
 QUESTION = "[web/git/server] "
@@ -191,11 +192,10 @@ def _one(words: list[str], usage: str) -> str:
 @contextmanager
 def history(path: Path, warn: Callable[[str], None]) -> Iterator[Callable[[str], str]]:
     """How to ask for a line: with editing and a history that is kept in the file, where input is a terminal."""
-    if not sys.stdin.isatty():
+    readline = line_editor() if sys.stdin.isatty() else None
+    if readline is None:
         yield input
         return
-    import readline  # noqa: PLC0415  it takes hold of the terminal
-
     readline.set_auto_history(False)
     readline.clear_history()
     try:
