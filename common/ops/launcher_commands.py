@@ -7,7 +7,6 @@ all. What fails to start shows why, and the rest is stopped; so does ctrl-c.
 
 import itertools
 import os
-import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -18,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from common.directory.quorum import majority
-from common.errors import ConfigError, DirectoryError, OnionError
+from common.errors import DirectoryError, OnionError
 from common.net.deadline import Deadline
 from common.ops.config import PREFIX, PROJECT, load
+from common.ops.free_ports import FreePorts
 from common.ops.launcher_state import (
     AUTH,
     GATEWAY,
@@ -92,6 +92,7 @@ class Launcher:
         self._scripts = scripts
         self._ask = listed
         self._state = state
+        self._ports = FreePorts(_HOST)
         self._console = Console(highlight=False)
 
     def start(self, count: int, settings: Settings) -> None:
@@ -212,8 +213,8 @@ class Launcher:
         """Starts the gateways and the login server; then their addresses and keys are known, and stay."""
         names = [*_gateways(settings), AUTH]
         for name in names:
-            page = f"{_HOST}:0" if is_gateway(name) else ""
-            self._write_server(name, Ready(f"{_HOST}:{settings.port(name)}", "", page))
+            page = f"{_HOST}:{self._ports.take(settings.ports)}" if is_gateway(name) else ""
+            self._write_server(name, Ready(self._address(name, settings), "", page))
         ready = self._wait_ready([self._folder.start(name) for name in names])
         pins = []
         for name, server in zip(names, ready, strict=True):
@@ -222,7 +223,8 @@ class Launcher:
         network = load("gateway", ["--config", str(self._folder.config(GATEWAY))], {}).network
         login = LoginServer(*pins.pop())
         self._folder.write_network(network, pins, login)
-        values = {"network": NETWORK_FILE, "state": "client", "socks_listen": f"{_HOST}:{self._proxy_port()}"}
+        proxy = f"{_HOST}:{self._proxy_port(settings)}"
+        values = {"network": NETWORK_FILE, "state": "client", "socks_listen": proxy}
         self._folder.write_config("client", values | {"login": login_table(login)})
 
     def _write_server(self, name: str, server: Ready) -> None:
@@ -233,7 +235,7 @@ class Launcher:
     def _start_relays(self, names: Sequence[str], settings: Settings) -> None:
         for name in names:
             values = {
-                "listen": f"{_HOST}:{settings.port(name)}",
+                "listen": self._address(name, settings),
                 "network": NETWORK_FILE,
                 "nickname": name,
                 "state": name,
@@ -279,17 +281,14 @@ class Launcher:
     def _listed(self) -> set[str]:
         return self._ask(self._folder.config("client"))
 
-    def _proxy_port(self) -> int:
+    def _address(self, name: str, settings: Settings) -> str:
+        """Where a daemon listens now, and when it is started again."""
+        return f"{_HOST}:{settings.port(name) or self._ports.take()}"
+
+    def _proxy_port(self, settings: Settings) -> int:
         """The usual port for the usual folder if it is free, else any free one."""
-        for port in [_PROXY_PORT, 0] if self._state == DEFAULT_STATE else [0]:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((_HOST, port))
-                except OSError:
-                    continue
-                return int(probe.getsockname()[1])
-        raise ConfigError(f"{_HOST}: no port is free")
+        usual = self._state == DEFAULT_STATE and self._ports.is_free(_PROXY_PORT)
+        return _PROXY_PORT if usual else self._ports.take(settings.ports)
 
     def _show_table(self) -> None:
         recorded, running, listed = self._folder.recorded(), self._folder.running(), self._listed()

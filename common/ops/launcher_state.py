@@ -61,7 +61,7 @@ class Settings:
     workers: int = 1  # processes of each relay
 
     def port(self, name: str) -> int:
-        """Where a daemon listens: gateways from the base port on, relays after them; 0 for any free port.
+        """Where a daemon listens: gateways from the base port on, relays after them; 0 without a base port.
 
         The login server is behind all that a start can have, so that its port is the same whatever there is;
         relays that were added until they reach it go around it.
@@ -75,6 +75,12 @@ class Settings:
             return self.base_port + int(name.removeprefix(GATEWAY) or 1) - 1
         port = self.base_port + self.gateways - 1 + int(name.removeprefix(RELAY))
         return port + (port >= auth)
+
+    @property
+    def ports(self) -> range:
+        """Those from the base port on: none of them is free for anything else."""
+        first = self.base_port or 0
+        return range(first, first + MOST_GATEWAYS + MOST_RELAYS + 1) if first else range(0)
 
 
 @dataclass(frozen=True, slots=True)

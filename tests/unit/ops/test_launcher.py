@@ -15,7 +15,9 @@ import pytest
 
 from common.directory.addresses import Address
 from common.errors import ConfigError, OnionError
+from common.ops import launcher_commands
 from common.ops.config import PROJECT, load
+from common.ops.free_ports import FreePorts
 from common.ops.launcher import run
 from common.ops.launcher_commands import Launcher
 from common.ops.launcher_state import Folder, Process, Settings, start_time
@@ -106,6 +108,11 @@ def test_what_the_daemons_are_told(network: Network) -> None:
     assert relay.gateways == client.gateways
     assert client.gateways[0].key == sha256(str(network.state / "gateway").encode()).digest()
     assert client.socks_listen[0].port != 9050, "only the usual folder takes the usual port"
+    gateway = load("gateway", ["--config", str(network.folder.config("gateway"))], {})
+    kept = {relay.listen.port, gateway.listen.port, client.socks_listen[0].port}
+    assert len(kept) == 3
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(10_000 <= port < first_given for port in kept), "the system gives these to no connection"
 
 
 def test_ports_from_a_base_port(network: Network) -> None:
@@ -115,6 +122,7 @@ def test_ports_from_a_base_port(network: Network) -> None:
     for number in (1, 2, 3):
         ports.append(load("relay", ["--config", str(network.folder.config(f"relay{number}"))], {}).listen.port)
     assert ports == [20_000, 20_001, 20_002, 20_003]
+    assert not set(ports) - set(Settings(20_000, "local").ports)
 
 
 def test_three_gateways_that_relays_and_clients_know_from_one_file(
@@ -392,8 +400,11 @@ def test_the_client_is_opened_with_this_networks_file(network: Network) -> None:
     assert out.strip() == str(["--config", str(network.folder.config("client")), "--hops", "2", "path"])
 
 
-def test_the_usual_proxy_port_is_left_to_whom_has_it(tmp_path: Path) -> None:
-    launcher = Launcher(tmp_path)
-    port = launcher._proxy_port()
+def test_the_usual_proxy_port_is_left_to_whom_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher_commands, "DEFAULT_STATE", tmp_path)
+    port = FreePorts("127.0.0.1").take()
+    monkeypatch.setattr(launcher_commands, "_PROXY_PORT", port)
+    launcher, settings = Launcher(tmp_path), Settings(None, "local")
+    assert launcher._proxy_port(settings) == port
     with socket.create_server(("127.0.0.1", port)):
-        assert launcher._proxy_port() != port
+        assert launcher._proxy_port(settings) != port
