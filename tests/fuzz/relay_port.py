@@ -5,13 +5,17 @@ random bytes inside TLS; cells of any command, length and circuit, right ones wi
 layers that do not open on a circuit that was really built; and messages inside layers that do, any of them in any
 order, with streams, limits and targets that make no sense or some, and some bytes changed. All the while a stream
 of somebody else's goes through the relay. In the end that must have lost nothing, a new circuit must carry, what the
-hostile peers took must be free again, and the log must have no traceback.
+hostile peers took must be free again, all that the relays count must be back at none when the last client has left,
+and the log must have no traceback.
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.request import urlopen
 
 from common.circuit.origin import Origin, PathHop
 from common.crypto.handshake import Suite
@@ -43,7 +47,7 @@ from tests.fuzz import hostile
 from tests.fuzz.hostile import SHORT, THREADS
 from tests.net.in_process import circuit_of, echoes
 from tests.net.raw_client import RawClient
-from tests.system.network import Network, wait_until
+from tests.system.network import Network, Process, wait_until
 from tests.system.targets import Target, echo, unused_port
 
 RELAYS = 3
@@ -179,12 +183,17 @@ class Attacker(hostile.Attacker):
 
 def fuzz(folder: Path, seconds: float, seed: int) -> int:
     """The number of attacks that the relay has borne; raises `AssertionError` when it has not."""
-    with (
-        Network(folder, RELAYS) as network,
-        network.client(RELAYS) as client,
-        Target(echo) as target,
-        client.connect(target.host, target.port) as sock,
-    ):
+    with Network(folder, RELAYS, of_relays=["--http", "127.0.0.1:0"]) as network, Target(echo) as target:
+        attacks = _beside_a_client(network, target, seconds, seed)
+        for relay in network.relays:
+            wait_until(partial(_is_unused, relay))
+            assert relay.alive
+            assert "Traceback" not in relay.said() and "internal error" not in relay.said(), relay.said()
+        return attacks
+
+
+def _beside_a_client(network: Network, target: Target, seconds: float, seed: int) -> int:
+    with network.client(RELAYS) as client, client.connect(target.host, target.port) as sock:
         echoes(sock)
         victim = network.path(circuit_of(client))[1]
         hops = {entry.descriptor.identity: path_hop(entry) for entry in client.relays()}
@@ -198,10 +207,14 @@ def fuzz(folder: Path, seconds: float, seed: int) -> int:
             echoes(other)
         wait_until(lambda: victim.threads() <= threads_before + OWN)
         wait_until(lambda: victim.descriptors() <= descriptors_before + OWN)
-        for relay in network.relays:
-            assert relay.alive
-            assert "Traceback" not in relay.said() and "internal error" not in relay.said(), relay.said()
         return attacks
+
+
+def _is_unused(relay: Process) -> bool:
+    """Whether it counts no circuit, no stream, nothing that waits, and no link but those among relays."""
+    with urlopen(f"http://{relay.http}/status.json") as page:
+        now = json.load(page)["now"]
+    return not any(now[name] for name in ("circuits", "streams", "waiting_bytes")) and now["links_in"] < RELAYS
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -75,6 +75,7 @@ class Process:
         self.log = folder / f"{name}.log"
         self.address = ""
         self.identity = b""
+        self.http = ""  # where its status page is, if it has one
         command = [sys.executable, *map(str, arguments), "--state", str(self.state)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -88,7 +89,7 @@ class Process:
         self.pid = self._process.pid
 
     def wait_ready(self) -> None:
-        """Until its `ready` file is there, whose address and identity are then known."""
+        """Until its `ready` file is there, what that says is then known."""
         ready = self.state / "ready"
         wait_until(lambda: self._read(ready) or self._process.poll() is not None, START_TIME)
         assert self._process.poll() is None, f"{self.name} did not start: {self.said()}"
@@ -99,6 +100,7 @@ class Process:
         except (OSError, ValueError):
             return False
         self.address, self.identity = content["address"], bytes.fromhex(content["identity"])
+        self.http = content["http"]
         return bool(content["pid"] == self.pid)
 
     @property
@@ -160,13 +162,13 @@ def _spell(raw: str) -> str:
 
 
 class Network:
-    """Use `with`: a gateway and relays, all listed. `policy`, `workers` and `stop_wait` are every relay's."""
+    """Use `with`: a gateway and relays, all listed. `policy` is every relay's, and the options `of_relays`."""
 
     def __init__(
-        self, folder: Path, relays: int = 3, policy: str = "local", workers: int = 1, stop_wait: int = 0
+        self, folder: Path, relays: int = 3, policy: str = "local", of_relays: Sequence[object] = ()
     ) -> None:
         self.folder = folder
-        self._of_relays = ["--workers", workers, "--stop-wait", stop_wait]
+        self._of_relays = of_relays
         self.policy = policy
         self.relays: list[Process] = []
         self._count = relays

@@ -57,7 +57,7 @@ def test_a_gateway_has_no_page_unless_told(tmp_path: Path) -> None:
     gateway = Process("gateway", tmp_path, "gateway.py", "--listen", "127.0.0.1:0")
     try:
         gateway.wait_ready()
-        assert json.loads((gateway.state / "ready").read_text())["http"] == ""
+        assert gateway.http == ""
         assert "status page" not in gateway.said()
         port = gateway.address
         done = run_script("gateway.py", "--listen", "127.0.0.1:0", "--http", port, "--state", tmp_path / "other")
@@ -88,7 +88,7 @@ def test_a_relay_serves_its_page_until_it_is_ended(tmp_path: Path, workers: int)
     relay = Process("relay", tmp_path, "relay.py", "--config", file)
     try:
         relay.wait_ready()
-        address = parse_address(json.loads((relay.state / "ready").read_text())["http"])
+        address = parse_address(relay.http)
         assert f"status page http://{address}/metrics" in relay.said()
         told = json.loads(fetch(f"http://{address}/status.json"))
         assert (told["nickname"], told["listed"]) == ("told", {"127.0.0.1:1": False})
@@ -110,7 +110,7 @@ def test_no_exit_of_a_relay_reaches_its_page(tmp_path: Path, host: str, workers:
     relay = Process("relay", tmp_path, "relay.py", "--config", file)
     try:
         relay.wait_ready()
-        page = parse_address(json.loads((relay.state / "ready").read_text())["http"])
+        page = parse_address(relay.http)
         with contextlib.closing(RawClient(parse_address(relay.address))) as raw:
             ended = begin(raw, hop_of(relay), host="127.0.0.1", port=page.port)
         assert isinstance(ended, StreamEnded)
@@ -124,12 +124,11 @@ def test_a_relay_that_waits_to_end_shows_what_is_left(tmp_path: Path) -> None:
     relay = Process("relay", tmp_path, "relay.py", "--config", file)
     try:
         relay.wait_ready()
-        page = json.loads((relay.state / "ready").read_text())["http"]
         with contextlib.closing(RawClient(parse_address(relay.address))) as raw:
             raw.build(hop_of(relay))
             relay.signal(signal.SIGTERM)
             wait_until(lambda: "circuits that are up may go on for 600 s" in relay.said())
-            assert json.loads(fetch(f"http://{page}/status.json"))["now"]["circuits"] == 1
+            assert json.loads(fetch(f"http://{relay.http}/status.json"))["now"]["circuits"] == 1
         assert relay.wait() == 0, "no circuit is left"
     finally:
         relay.stop()
@@ -139,7 +138,7 @@ def test_a_relay_that_ends_closes_its_page_first(tmp_path: Path) -> None:
     relay = Process("relay", tmp_path, "relay.py", "--config", relay_file(tmp_path, http="127.0.0.1:0", workers=2))
     try:
         relay.wait_ready()
-        address = parse_address(json.loads((relay.state / "ready").read_text())["http"])
+        address = parse_address(relay.http)
         fetch(f"http://{address}/metrics")
         worker = min(children(relay.pid))
         os.kill(worker, signal.SIGSTOP)  # so that the relay's end waits for it
@@ -163,7 +162,7 @@ def test_a_relay_without_a_page_loads_nothing_for_one(tmp_path: Path) -> None:
     relay = Process("relay", tmp_path, "-X", "importtime", "relay.py", "--config", relay_file(tmp_path))
     try:
         relay.wait_ready()
-        assert json.loads((relay.state / "ready").read_text())["http"] == ""
+        assert relay.http == ""
         said = relay.said()
     finally:
         assert relay.stop() == 0

@@ -17,7 +17,8 @@ WAITS = "circuits that are up may go on"
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one process", "workers"])
 def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    with Network(tmp_path_factory.mktemp("network"), relays=4, workers=request.param, stop_wait=600) as network:
+    waiting = ["--workers", request.param, "--stop-wait", 600]
+    with Network(tmp_path_factory.mktemp("network"), relays=4, of_relays=waiting) as network:
         yield network
 
 

@@ -23,7 +23,7 @@ MOST_CLIENTS = 100  # that a worker gets no link, one of six in the network: (5/
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    with Network(tmp_path_factory.mktemp("network"), relays=3, workers=COUNT) as network:
+    with Network(tmp_path_factory.mktemp("network"), relays=3, of_relays=["--workers", COUNT]) as network:
         yield network
 
 
