@@ -36,7 +36,6 @@ class MemoryBudget:
         self._links = links
         self._pump = pump
         self._early = early
-        self.held = 0  # bytes, at the last look
         self.circuits_shed = 0
 
     def start(self) -> None:
@@ -45,11 +44,17 @@ class MemoryBudget:
 
     # ---- the pump's thread
 
-    def _look(self) -> None:
+    def held(self) -> int:
+        """Bytes that wait now, also of streams that are over and are still delivered; see `LOOK`."""
+        return self._held(self._pump.waiting())
+
+    def _held(self, plugs: list[Plug]) -> int:
         """Asks sockets and links only, not each circuit."""
+        return self._early() + sum(plug.held for plug in plugs) + sum(link.waiting for link in self._links.all)
+
+    def _look(self) -> None:
         plugs = self._pump.waiting()
-        held = self._early() + sum(plug.held for plug in plugs) + sum(link.waiting for link in self._links.all)
-        self.held = held
+        held = self._held(plugs)
         if held > BUDGET:
             self._shed(held - int(KEPT * BUDGET), plugs)
 

@@ -492,7 +492,7 @@ def test_who_would_need_one_circuit_too_many_is_refused_at_once_and_with_the_rea
     with started(network) as client, Target(echo) as target:
         streams = [client.connect(target.host, target.port, (name,)) for name in "abc"]
         start = monotonic()
-        with pytest.raises(Refused, match="too much is asked for at once") as refused:
+        with pytest.raises(Refused, match="no more streams are taken now") as refused:
             client.connect(target.host, target.port, ("d",))
         assert refused.value.reason is EndReason.LIMIT
         assert monotonic() - start < FEW_SECONDS
@@ -565,7 +565,7 @@ def test_circuits_of_an_identity_before_count_while_they_carry_streams(
     with started(network) as client, Target(echo) as target:
         streams = [client.connect(target.host, target.port, (name,)) for name in "abc"]
         client.new_identity()
-        with pytest.raises(Refused, match="too much is asked for at once"):
+        with pytest.raises(Refused, match="no more streams are taken now"):
             client.connect(target.host, target.port, ("d",))
         for stream in streams:
             stream.close()

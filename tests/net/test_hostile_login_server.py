@@ -505,6 +505,28 @@ def test_a_flood_of_notices_is_one_notice(tmp_path: Path) -> None:
     ]
 
 
+def test_mail_that_is_announced_before_an_answer_is_told_before_it(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.say(honest_login(peer))
+        peer.receive()
+        peer.say(NewMail(1, "bob"), You(NAME, 0, "0" * 16))
+
+    told, answered = threading.Event(), threading.Event()
+
+    def pushed(_: NewMail | OnionError) -> None:
+        answered.wait(0.3)  # it is not, while this is told
+        told.set()
+
+    with (
+        serving(tmp_path, script) as hostile,
+        AuthClient(direct, hostile.server, Pins(tmp_path), pushed=pushed) as auth,
+    ):
+        auth.log_in(NAME, PASSWORD)
+        auth.who_am_i()
+        answered.set()
+        assert told.is_set()
+
+
 def test_ctrl_c_before_the_challenge_leaves_no_half_login_behind(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
         peer.say(honest_login(peer))

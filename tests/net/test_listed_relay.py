@@ -107,6 +107,7 @@ class Serving:
         pytest.param([{"circuits": 0}], 1, id="no circuit is left"),
         pytest.param([{"circuits": 2}, {"circuits": 1}, {}], 3, id="one after the other ends"),
         pytest.param([{"silent_processes": 1}, {}], 2, id="a worker does not tell"),
+        pytest.param([{"waiting_bytes": 9}, {}], 2, id="what came by a circuit that is over is not delivered yet"),
     ],
 )
 def test_a_relay_that_is_to_end_waits_while_there_are_circuits(

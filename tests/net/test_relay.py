@@ -28,7 +28,7 @@ from common.net.plug import Plug
 from common.ops.keystore import load_or_create_identity, load_or_create_onion_keys
 from common.roles import links as links_module
 from common.roles.client.client import Client
-from common.roles.relay import look_ups
+from common.roles.relay import listed_relay, look_ups
 from common.roles.relay import relay as relay_module
 from common.roles.relay.relay import Relay, RelayIdentity
 from common.wire.cells import SHORT_CELL, Command, decode_destroy, encode_cell, encode_destroy
@@ -38,6 +38,7 @@ from tests.net.in_process import (
     Member,
     circuit_of,
     descriptors,
+    receive_all,
     receive_exactly,
     threads,
     wait_until,
@@ -248,19 +249,16 @@ def test_a_flood_of_create_is_refused_with_limit(
 
 
 def test_a_relay_that_is_to_end_begins_nothing_and_carries_on_with_what_it_has(tmp_path: Path) -> None:
-    with InProcess(tmp_path, 2) as network, Target(echo) as target:
-        member, other = network.members
+    with InProcess(tmp_path, 1) as network, Target(echo) as target:
+        (member,) = network.members
         raw = RawClient(member.address)
         circuit_id, origin = raw.build(hop(member))
         stream_id = origin.endpoint.begin(target.host, target.port, 0.0)
         assert isinstance(next_action(raw, circuit_id, origin), Opened)
-        longer, on_its_way = raw.build(hop(member), hop(other))
         member.relay.relay.stop_accepting(Deadline(PATIENCE))
 
         raw.say(circuit_id + 1, Command.CREATE, Origin([hop(member)], SUITE).create)
         assert raw.destroyed(circuit_id + 1) is DestroyReason.SHUTTING_DOWN
-        raw.flush(longer, on_its_way)  # its EXTEND
-        assert raw.destroyed(longer) is DestroyReason.SHUTTING_DOWN
         refused = origin.endpoint.begin(target.host, target.port, 0.0)
         assert next_action(raw, circuit_id, origin) == StreamEnded(refused, EndReason.LIMIT)
         asked = origin.endpoint.resolve("127.0.0.1", 0.0)
@@ -271,6 +269,35 @@ def test_a_relay_that_is_to_end_begins_nothing_and_carries_on_with_what_it_has(t
         assert isinstance(delivered, Deliver)
         assert b"".join(delivered.pieces) == b"still here"
         raw.close()
+
+
+def test_a_relay_that_is_to_end_delivers_what_came_by_circuits_that_are_over(tmp_path: Path) -> None:
+    size, read_on, got = 500_000, threading.Event(), []
+
+    def serve(sock: socket.socket, _: object) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        sock.shutdown(socket.SHUT_WR)
+        read_on.wait(PATIENCE)
+        got.append(len(receive_all(sock)))
+
+    with InProcess(tmp_path, 2) as network, network.client(2) as client, Target(serve) as target:
+        with client.connect(target.host, target.port) as sock:
+            assert sock.recv(1) == b""
+            exit_ = network.path(circuit_of(client))[-1].relay
+            sock.sendall(bytes(size))
+        wait_until(lambda: not exit_.snapshot().counts.now["streams"])  # both sides have ended it
+        assert exit_.snapshot().counts.now["waiting_bytes"]
+        for circuit in client.pool.circuits:
+            circuit.end()
+        leaving = threading.Thread(target=exit_.leave, args=(PATIENCE,))
+        leaving.start()
+        wait_until(lambda: not exit_.snapshot().counts.now["circuits"])
+        leaving.join(3 * listed_relay.LOOK)
+        assert leaving.is_alive(), "it waits, though no circuit is left"
+        read_on.set()
+        leaving.join(PATIENCE)
+        wait_until(lambda: got)
+    assert got == [size]
 
 
 def next_action(raw: RawClient, circuit_id: int, origin: Origin) -> Action:
@@ -511,6 +538,7 @@ def test_more_dials_than_the_limit_are_refused_and_their_places_come_back(victim
         with Target(silent) as mute:
             for raw in raws:
                 _extend(raw, hop(victim), *_nobody(mute, relay_module.DIALS_SHARE))
+            wait_until(lambda: len(victim.relay.relay._dials) == relay_module.MAX_DIALS)  # links overtake each other
             assert _refusal(last, victim, wrong) is DestroyReason.LIMIT
         wait_until(lambda: not victim.relay.relay._dials)
         for raw in (last, *raws):

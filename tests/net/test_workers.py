@@ -314,6 +314,22 @@ def test_no_worker_is_started_once_the_relay_is_stopping(member: Member) -> None
     assert len(children(os.getpid())) == COUNT - 1
 
 
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_relay_that_is_to_end_waits_for_no_worker_that_has_ended(tmp_path: Path, when: str) -> None:
+    with started(tmp_path / "keys") as member:
+        worker = min(pids(member))
+        if when == "before":
+            os.kill(worker, signal.SIGKILL)
+            wait_until(lambda: len(pids(member)) == COUNT - 1)
+        member.relay.leave()
+        if when == "while":
+            os.kill(worker, signal.SIGKILL)
+        deadline = Deadline(PATIENCE)
+        member.relay._wait_until_unused(deadline)
+        assert not deadline.expired
+        assert member.relay.snapshot().counts.now["silent_processes"] == 0
+
+
 def test_what_keeps_a_worker_from_starting_is_the_relays_own_sentence(tmp_path: Path) -> None:
     load_or_create_identity(tmp_path)
     (tmp_path / "onion_keys.json").write_text("damaged")

@@ -358,5 +358,5 @@ def _why(host: str, port: int, reason: EndReason) -> str:
         EndReason.TIMEOUT: f"{target} did not answer in time",
         EndReason.NOT_FOUND: f"no address is known for {host}: check the name",
         EndReason.POLICY: f"no relay lets streams out to {target}: its exit policy refuses that address or port",
-        EndReason.LIMIT: "too much is asked for at once: try again in a moment, or end some streams first",
+        EndReason.LIMIT: f"no more streams are taken now, here or by exits to {target}: try again in a moment",
     }.get(reason, f"the network could not carry the stream to {target}: try again")

@@ -205,11 +205,14 @@ class ListedRelay:
         self._server.stop(Deadline(timeout))
 
     def _wait_until_unused(self, deadline: Deadline) -> None:
-        """Until no circuit is left: clients end those that carry no stream when they hear who has left."""
+        """Until no circuit is left, and nothing that has still to be delivered.
+
+        Clients end circuits that carry no stream when they hear that the relay has left.
+        """
         _logger.info("circuits that are up may go on for %.0f s; a second signal ends them", deadline.left())
         while not deadline.expired:
             now = self._server.counts().now
-            if not now["circuits"] and not now["silent_processes"]:
+            if not any(now[name] for name in ("circuits", "waiting_bytes", "silent_processes")):
                 _logger.info("no circuit is left")
                 return
             time.sleep(min(LOOK, deadline.left()))

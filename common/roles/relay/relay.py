@@ -181,7 +181,7 @@ class Relay:
             "links_out": dialled,
             "circuits": len(circuits),
             "streams": sum(len(circuit.attachments) for circuit in circuits),
-            "waiting_bytes": self._budget.held,
+            "waiting_bytes": self._budget.held(),
             "budget_bytes": BUDGET,
         }
         ever = {
@@ -197,7 +197,7 @@ class Relay:
 
     def _new_circuit(self, link: Link, circuit_id: int, body: bytes) -> RelayCircuit:
         if self._stopping:
-            raise Stopping("no circuit begins here any more")
+            raise Stopping("no more circuits")
         creates, begins = self._buckets[link]
         if not creates.take():
             raise TooLarge("too many CREATE")
@@ -215,8 +215,6 @@ class Relay:
 
     def _extend(self, circuit: RelayCircuit, action: ExtendTo) -> None:
         """By a link that is up at once, else when it is: the pump never waits."""
-        if self._stopping:
-            raise Stopping("no circuit goes on from here any more")
         place = action.identity, action.host, action.port
         with self._dials_lock:
             link = self.links.find((action.host, action.port), action.identity)

@@ -39,7 +39,7 @@ def _words(*reasons: DestroyReason | EndReason) -> tuple[str, ...]:
 
 
 _DIRECTIONS = ("in", "out")
-_CREATE_REFUSALS = _words(DestroyReason.LIMIT, DestroyReason.PROTOCOL)
+_CREATE_REFUSALS = _words(DestroyReason.LIMIT, DestroyReason.PROTOCOL, DestroyReason.SHUTTING_DOWN)
 _STREAM_REFUSALS = _words(
     EndReason.POLICY,
     EndReason.LIMIT,

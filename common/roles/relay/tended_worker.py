@@ -76,6 +76,8 @@ class TendedWorker:
         """As told since the question of that `number`; of one that has not answered, what it told before."""
         with self._changed:
             ever = self._past_counts + self._counts.ever
+            if self._down and self._channel is None:
+                return Counts(ever=ever)  # it has ended, and none follows: nothing is open there
             if self._answered(COUNTS) < number:
                 return Counts.silent(ever)
             return Counts(self._counts.now, ever)
