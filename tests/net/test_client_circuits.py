@@ -26,7 +26,17 @@ from common.roles.client.spare_keys import SPARE
 from common.roles.client.wish import Opening, Question, Wish
 from common.roles.relay import look_ups
 from common.wire.cells import Bytes
-from tests.net.in_process import NETWORK, PATIENCE, InProcess, Member, circuit_of, threads, wait_until
+from tests.net.in_process import (
+    NETWORK,
+    PATIENCE,
+    InProcess,
+    Member,
+    circuit_of,
+    echoes,
+    receive_all,
+    threads,
+    wait_until,
+)
 from tests.system.targets import Target, echo, silent
 
 FEW_SECONDS = 15.0  # a busy machine's
@@ -437,8 +447,49 @@ def test_a_circuit_in_use_takes_no_new_streams_when_it_is_old_and_ends_with_its_
             assert sock.recv(1) == b"x", "a stream that is open goes on"
         wait_until(lambda: not circuit.attachments)
         client.pool.sweep()
-        assert circuit.closed
+        wait_until(lambda: circuit.closed)
         assert not client.pool.retired
+
+
+def test_a_circuit_ends_when_its_exit_has_what_was_sent_on_streams_that_are_over(network: InProcess) -> None:
+    """A target may end its side long before it has got all of ours."""
+    got: list[int] = []
+
+    def serve(sock: socket.socket, _: object) -> None:
+        sock.shutdown(socket.SHUT_WR)
+        got.append(len(receive_all(sock)))
+
+    go_on = threading.Event()
+    with network.client(3) as client, Target(serve) as target:
+        with client.connect(target.host, target.port) as sock:
+            assert sock.recv(1) == b""
+            circuit = circuit_of(client)
+            middle = network.path(circuit)[1].relay.relay
+            middle.pump.call(lambda: go_on.wait(PATIENCE))
+            sock.sendall(bytes(60_000))
+        wait_until(lambda: not circuit.attachments)
+        client.new_identity()
+        assert not circuit.closed
+        assert not got
+        go_on.set()
+        wait_until(lambda: circuit.closed)
+        wait_until(lambda: got == [60_000])
+
+
+def test_a_circuit_whose_exit_says_nothing_ends_all_the_same(
+    network: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_circuit_module, "ANSWER_LIMIT", 0.05)
+    go_on = threading.Event()
+    with network.client(3) as client, Target(echo) as target:
+        with client.connect(target.host, target.port) as sock:
+            echoes(sock, 1_000)
+            circuit = circuit_of(client)
+        wait_until(lambda: not circuit.attachments)
+        network.path(circuit)[2].relay.relay.pump.call(lambda: go_on.wait(PATIENCE))
+        client.new_identity()
+        wait_until(lambda: circuit.closed)
+        go_on.set()
 
 
 def test_a_started_client_looks_for_old_circuits_by_itself(

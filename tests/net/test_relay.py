@@ -280,15 +280,14 @@ def test_a_relay_that_is_to_end_delivers_what_came_by_circuits_that_are_over(tmp
         read_on.wait(PATIENCE)
         got.append(len(receive_all(sock)))
 
-    with InProcess(tmp_path, 2) as network, network.client(2) as client, Target(serve) as target:
-        with client.connect(target.host, target.port) as sock:
+    with InProcess(tmp_path, 2) as network, Target(serve) as target:
+        with network.client(2) as client, client.connect(target.host, target.port) as sock:
             assert sock.recv(1) == b""
             exit_ = network.path(circuit_of(client))[-1].relay
             sock.sendall(bytes(size))
-        wait_until(lambda: not exit_.snapshot().counts.now["streams"])  # both sides have ended it
-        assert exit_.snapshot().counts.now["waiting_bytes"]
-        for circuit in client.pool.circuits:
-            circuit.end()
+            sock.shutdown(socket.SHUT_WR)
+            wait_until(lambda: not exit_.snapshot().counts.now["streams"])  # both sides have ended it
+            assert exit_.snapshot().counts.now["waiting_bytes"]
         leaving = threading.Thread(target=exit_.leave, args=(PATIENCE,))
         leaving.start()
         wait_until(lambda: not exit_.snapshot().counts.now["circuits"])

@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 
 from common.circuit.actions import Action, Answered, Built, HopAdded, Opened
@@ -23,7 +24,7 @@ from common.wire.cells import Bytes, Command
 from common.wire.messages import IPAddress, Sought
 
 MAX_STREAMS = 60_000  # of the 65,535 ids: room for what is asked for while the next circuit is built
-ANSWER_LIMIT = 15.0  # seconds in which a doubted circuit must be heard: a host that was paused answers as it wakes
+ANSWER_LIMIT = 15.0  # seconds in which a circuit must answer: a host that was paused does when it wakes
 _ASKED = "0.0.0.0"  # every relay answers a look-up of an address at once, without looking
 _numbers = itertools.count(1)
 
@@ -134,6 +135,7 @@ class ClientCircuit(CircuitEnd):
         self.retry: Callable[[Wish], None] = lambda wish: wish.fail(EndReason.CIRCUIT_CLOSED)
         self._links = links
         self._questions: dict[int, Question] = {}
+        self._last_word: int | None = None  # asked for by `end_in_order`: the circuit ends with the answer
         self._doubted = False  # it was asked whether it lives, and has time to answer
         self._settled = threading.Event()  # built, or ended
         self.circuit_id = links.register(link, self)
@@ -163,11 +165,11 @@ class ClientCircuit(CircuitEnd):
     def worn(self) -> bool:
         """Whether it takes no new streams.
 
-        It has nearly used its stream ids, carries as many as an exit takes, was too slow, or has a relay that is
-        not listed.
+        It has nearly used its stream ids, carries as many as an exit takes, was too slow, has a relay that is not
+        listed, or is about to end.
         """
         full = self.endpoint.used_streams >= MAX_STREAMS or self.endpoint.open_streams >= MAX_OPEN_STREAMS
-        return full or self.slow or not self.listed
+        return full or self.slow or not self.listed or self._last_word is not None
 
     @property
     def carries_streams(self) -> bool:
@@ -232,6 +234,24 @@ class ClientCircuit(CircuitEnd):
         self._doubted = False
         if self.origin.heard == heard and not self.listed:
             self.end(DestroyReason.TIMEOUT)
+
+    def end_in_order(self) -> None:
+        """Ends the circuit when its exit has all that was sent on streams which are over; none may be open.
+
+        What is on its way still would be dropped with the circuit. So the exit is asked something, and answers
+        when it has got all that was sent before, or else `ANSWER_LIMIT` passes. May be called again.
+        """
+        with self.lock:
+            if self.closed or self._last_word is not None:
+                return
+            if self.endpoint.used_streams:
+                with suppress(TooLarge):  # no stream id is left to ask with
+                    self._last_word = self.endpoint.resolve(_ASKED, monotonic())
+        if self._last_word is None:
+            self.end()
+            return
+        TURN.settle(self)
+        self.pump.call_later(ANSWER_LIMIT, self.end)
 
     def end(self, reason: DestroyReason = DestroyReason.FINISHED) -> None:
         """Ends the circuit; its streams break."""
@@ -300,6 +320,8 @@ class ClientCircuit(CircuitEnd):
             case Opened(address=address):
                 if isinstance(attachment, ClientStream):
                     attachment.opened(address)
+            case Answered(stream_id) if stream_id == self._last_word:
+                self.end()
             case Answered(stream_id, reason, addresses, name):
                 question = self._questions.get(stream_id)
                 if question is None:

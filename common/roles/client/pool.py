@@ -175,8 +175,10 @@ class CircuitPool:
                 continue
             if circuit.carries_streams:
                 circuit.doubt()
-            else:
+            elif circuit.attachments:
                 circuit.end()
+            else:
+                circuit.end_in_order()
 
     @property
     def circuits(self) -> list[ClientCircuit]:
@@ -249,11 +251,10 @@ class CircuitPool:
     def _retire(self, old: Callable[[ClientCircuit], bool]) -> None:
         """Takes circuits out of use, and ends those on which nothing runs any more."""
         with self._changed:
-            retired = self._retired + self._circuits.take(old)
-            over = {circuit for circuit in retired if not circuit.attachments}
-            self._retired = [circuit for circuit in retired if circuit not in over]
+            self._retired += self._circuits.take(old)
+            over = [circuit for circuit in self._retired if not circuit.attachments]
         for circuit in over:
-            circuit.end()
+            circuit.end_in_order()
 
     # ---- building
 
@@ -273,7 +274,7 @@ class CircuitPool:
             full = not (self._building or self._closed)  # though somebody waits
             refused = list(self._waiting) if full else []
         for circuit in idle:
-            circuit.end()
+            circuit.end_in_order()
         for wish in refused:
             if not wish.pending:
                 wish.fail(EndReason.LIMIT)
