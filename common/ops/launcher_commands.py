@@ -283,7 +283,7 @@ class Launcher:
 
     def _address(self, name: str, settings: Settings) -> str:
         """Where a daemon listens now, and when it is started again."""
-        return f"{_HOST}:{settings.port(name) or self._ports.take()}"
+        return f"{_HOST}:{settings.port(name) or self._ports.take(settings.ports)}"
 
     def _proxy_port(self, settings: Settings) -> int:
         """The usual port for the usual folder if it is free, else any free one."""

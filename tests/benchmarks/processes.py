@@ -6,24 +6,21 @@ held back while a program is being started, or it would not be known, and while 
 """
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 from common.net.deadline import Deadline
+from common.ops.free_ports import FreePorts
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path(sys.executable)  # what runs the programs of this checkout
 PATIENCE = 8.0  # seconds all have together to end by themselves: our daemons drain for a few
 _TICKS = os.sysconf("SC_CLK_TCK")
-_LOWEST_PORT = 10_000  # below are the usual ones of services
 _OWN_SETTINGS = "TOR_NETWORK_"  # variables that our programs would take for options
 
 Child = subprocess.Popen[bytes]
@@ -148,20 +145,6 @@ def _status(pid: int, field: str) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nothing listens on: for programs whose port must be known before they start.
-
-    They lie below those that the system gives to outgoing connections, of which one could be there first.
-    """
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    below = range(_LOWEST_PORT, max(first, _LOWEST_PORT))
-    candidates = random.sample(below, len(below)) or [0] * count  # 0: where there are none below, any
-    sockets: list[socket.socket] = []
-    for port in candidates:
-        if len(sockets) == count:
-            break
-        with suppress(OSError):
-            sockets.append(socket.create_server(("127.0.0.1", port)))
-    ports = [int(sock.getsockname()[1]) for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
+    """Loopback ports that nothing listens on: for programs whose port must be known before they start."""
+    ports = FreePorts("127.0.0.1")
+    return [ports.take() for _ in range(count)]

@@ -24,8 +24,23 @@ def test_no_port_is_taken_twice_and_none_that_is_not_to_be(monkeypatch: pytest.M
     monkeypatch.setattr(FreePorts, "is_free", lambda _self, _port: True)
     ports, but = FreePorts(HOST), range(LOWEST, LOWEST + 4)
     assert {ports.take(but) for _ in range(4)} == {*range(LOWEST + 4, LOWEST + 8)}
-    with pytest.raises(ConfigError, match=f"no port is free from {LOWEST} to {LOWEST + 7}"):
-        ports.take(but)
+
+
+@pytest.mark.parametrize("first", [1_024, LOWEST, LOWEST + 1])
+def test_where_the_system_gives_nearly_all_one_of_those_has_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, first: int
+) -> None:
+    give_from(monkeypatch, tmp_path, first)
+    ports = FreePorts(HOST)
+    taken = {ports.take() for _ in range(10)}
+    assert len(taken) == 10
+    assert all(ports.is_free(port) for port in taken)
+
+
+def test_no_free_port_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FreePorts, "is_free", lambda _self, _port: False)
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1: no port is free"):
+        FreePorts(HOST).take()
 
 
 def test_a_port_on_which_somebody_listens_is_not_free() -> None:
