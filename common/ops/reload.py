@@ -38,7 +38,7 @@ class Reload(Generic[C]):
     def __call__(self) -> None:
         """Raises `OnionError`: what `read` and `use` raise."""
         read = self._read()
-        config = before = self.config
+        config = self.config
         changed = [each for each in self._options if _differ(getattr(config, each.name), getattr(read, each.name))]
         live = [option.name for option in changed if option.live]
         if live:
@@ -49,7 +49,7 @@ class Reload(Generic[C]):
                 self._use(config)
             except Exception:
                 if "log_level" in live:
-                    logs.set_level(before.log_level)
+                    logs.set_level(self.config.log_level)
                 raise
             self.config = config
         _logger.info("configuration read again; changed: %s", ", ".join(live) or "nothing")

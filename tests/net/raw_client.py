@@ -4,6 +4,7 @@ import secrets
 import socket
 from collections.abc import Iterator
 
+from common.circuit.actions import Action
 from common.circuit.origin import Origin, PathHop
 from common.crypto.handshake import Suite
 from common.directory.addresses import Address
@@ -69,6 +70,15 @@ class RawClient:
         """Sends what the origin wants to send."""
         for body in origin.take_cells(0):
             self.say(circuit_id, Command.RELAY, body)
+
+    def action(self, circuit_id: int, origin: Origin) -> Action:
+        """What comes of that which the origin wants to send: the first of it."""
+        self.flush(circuit_id, origin)
+        while True:
+            cell = self.cell()
+            assert (cell.circuit_id, cell.command) == (circuit_id, Command.RELAY)
+            for action in origin.receive([cell.body], 0.0):
+                return action
 
     def link_ended(self) -> bool:
         """Waits for the next cell: True when there is none, because the relay ended the link."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from common.circuit import origin as origin_module
-from common.circuit.actions import Action, Answered, Deliver, Opened, StreamEnded
+from common.circuit.actions import Answered, Deliver, Opened, StreamEnded
 from common.circuit.origin import Origin, PathHop
 from common.crypto import onion as onion_module
 from common.crypto.handshake import Create, Suite
@@ -254,18 +254,18 @@ def test_a_relay_that_is_to_end_begins_nothing_and_carries_on_with_what_it_has(t
         raw = RawClient(member.address)
         circuit_id, origin = raw.build(hop(member))
         stream_id = origin.endpoint.begin(target.host, target.port, 0.0)
-        assert isinstance(next_action(raw, circuit_id, origin), Opened)
+        assert isinstance(raw.action(circuit_id, origin), Opened)
         member.relay.relay.stop_accepting(Deadline(PATIENCE))
 
         raw.say(circuit_id + 1, Command.CREATE, Origin([hop(member)], SUITE).create)
         assert raw.destroyed(circuit_id + 1) is DestroyReason.SHUTTING_DOWN
         refused = origin.endpoint.begin(target.host, target.port, 0.0)
-        assert next_action(raw, circuit_id, origin) == StreamEnded(refused, EndReason.LIMIT)
+        assert raw.action(circuit_id, origin) == StreamEnded(refused, EndReason.LIMIT)
         asked = origin.endpoint.resolve("127.0.0.1", 0.0)
-        assert next_action(raw, circuit_id, origin) == Answered(asked, EndReason.LIMIT, ())
+        assert raw.action(circuit_id, origin) == Answered(asked, EndReason.LIMIT, ())
 
         origin.endpoint.send(stream_id, b"still here")
-        delivered = next_action(raw, circuit_id, origin)
+        delivered = raw.action(circuit_id, origin)
         assert isinstance(delivered, Deliver)
         assert b"".join(delivered.pieces) == b"still here"
         raw.close()
@@ -297,16 +297,6 @@ def test_a_relay_that_is_to_end_delivers_what_came_by_circuits_that_are_over(tmp
         leaving.join(PATIENCE)
         wait_until(lambda: got)
     assert got == [size]
-
-
-def next_action(raw: RawClient, circuit_id: int, origin: Origin) -> Action:
-    """What comes of that which the origin wants to send."""
-    raw.flush(circuit_id, origin)
-    while True:
-        cell = raw.cell()
-        assert (cell.circuit_id, cell.command) == (circuit_id, Command.RELAY)
-        for action in origin.receive([cell.body], 0.0):
-            return action
 
 
 def test_a_link_carries_no_more_circuits_than_its_limit(

@@ -88,10 +88,7 @@ def begin(raw: RawClient, *path: PathHop, host: str, port: int) -> object:
         raw.flush(circuit_id, origin)
         origin.receive([raw.cell().body], 0.0)
     origin.endpoint.begin(host, port, 0.0)
-    raw.flush(circuit_id, origin)
-    while not (actions := origin.receive([raw.cell().body], 0.0)):
-        pass
-    return actions[0]
+    return raw.action(circuit_id, origin)
 
 
 def create_for_another(raw: RawClient, member: Member) -> None:
@@ -123,7 +120,7 @@ def traffic(first: Member, second: Member) -> Iterator[tuple[RawClient, Target]]
 def test_the_numbers_are_those_of_real_traffic(network: InProcess) -> None:
     one, other = network.members
     with traffic(one, other) as (raw, _), site_of(one) as site:
-        wait_until(lambda: site.told()["now"]["waiting_bytes"] == 0)  # the last look may have met an answer
+        wait_until(lambda: site.told()["now"]["waiting_bytes"] == 0)  # an answer may still be on its way
         told = site.told()
         assert (told["nickname"], told["software"]) == ("r0", SOFTWARE)
         assert told["listed"] == {str(network.gateway.address): True}
@@ -291,8 +288,7 @@ def test_the_numbers_are_the_sums_over_the_workers(many: Site) -> None:
             assert isinstance(begin(raw, known, host="127.0.0.1", port=target.port), Opened)
             assert isinstance(begin(raw, known, host="127.0.0.1", port=many.member.address.port), StreamEnded)
             create_for_another(raw, many.member)
-        # What waits is as of the last look, which may have met an answer on its way.
-        wait_until(lambda: many.told()["now"]["waiting_bytes"] == 0)
+        wait_until(lambda: many.told()["now"]["waiting_bytes"] == 0)  # an answer may still be on its way
         told = many.told()
         assert told["now"] == before["now"] | {"circuits": 2 * COUNT, "streams": COUNT}
         assert told["now"]["links_in"] >= COUNT

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from common.circuit.actions import StreamEnded
-from common.circuit.origin import PathHop
+from common.circuit.origin import Origin, PathHop
+from common.crypto.handshake import Suite
 from common.directory.addresses import Address, parse_address
-from common.errors import EndReason
+from common.errors import DestroyReason, EndReason
 from common.ops.config import load
 from common.ops.keystore import load_onion_keys, load_or_create_identity
 from common.ops.launcher_commands import Launcher
 from common.ops.launcher_state import Folder, Settings
+from common.wire.cells import Command
 from tests.net.processes import children
 from tests.net.raw_client import RawClient
 from tests.net.test_relay_status import begin
@@ -129,6 +131,10 @@ def test_a_relay_that_waits_to_end_shows_what_is_left(tmp_path: Path) -> None:
             relay.signal(signal.SIGTERM)
             wait_until(lambda: "circuits that are up may go on for 600 s" in relay.said())
             assert json.loads(fetch(f"http://{relay.http}/status.json"))["now"]["circuits"] == 1
+            raw.say(9, Command.CREATE, Origin([hop_of(relay)], Suite.FERNET).create)
+            assert raw.destroyed(9) is DestroyReason.SHUTTING_DOWN
+            page = fetch(f"http://{relay.http}/metrics")
+            assert b'onion_relay_creates_refused_total{reason="shutting_down"} 1.0' in page
         assert relay.wait() == 0, "no circuit is left"
     finally:
         relay.stop()

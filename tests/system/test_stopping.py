@@ -23,19 +23,21 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def behind(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """One that does not hear it for a while."""
-    monkeypatch.setattr(watch_module, "POLL_SHORTEST", 1_000.0)
-    monkeypatch.setattr(watch_module, "POLL_LONGEST", 1_000.0)
-    with network.client(3) as client:
-        yield client
+def client(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """One that soon hears who left the list."""
+    yield from asking_each(0.5, network, monkeypatch)
 
 
 @pytest.fixture
-def client(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """One that soon hears who left the list."""
-    monkeypatch.setattr(watch_module, "POLL_SHORTEST", 0.5)
-    monkeypatch.setattr(watch_module, "POLL_LONGEST", 1.0)
+def behind(network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """One that does not hear it for a while."""
+    yield from asking_each(1_000.0, network, monkeypatch)
+
+
+def asking_each(seconds: float, network: Network, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """A client that asks for the list so often, or half as often."""
+    monkeypatch.setattr(watch_module, "POLL_SHORTEST", seconds)
+    monkeypatch.setattr(watch_module, "POLL_LONGEST", 2 * seconds)
     with network.client(3) as client:
         yield client
 

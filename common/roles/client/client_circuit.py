@@ -3,7 +3,6 @@
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from time import monotonic
 
 from common.circuit.actions import Action, Answered, Built, HopAdded, Opened
@@ -218,12 +217,8 @@ class ClientCircuit(CircuitEnd):
         missing.
         """
         with self.lock:
-            if self.closed or self._doubted:
+            if self.closed or self._doubted or self._ask() is None:
                 return
-            try:
-                self.endpoint.resolve(_ASKED, monotonic())
-            except TooLarge:
-                return  # no stream id is left to ask with
             self._doubted = True
             heard = self.origin.heard
         TURN.settle(self)
@@ -245,13 +240,19 @@ class ClientCircuit(CircuitEnd):
             if self.closed or self._last_word is not None:
                 return
             if self.endpoint.used_streams:
-                with suppress(TooLarge):  # no stream id is left to ask with
-                    self._last_word = self.endpoint.resolve(_ASKED, monotonic())
+                self._last_word = self._ask()
         if self._last_word is None:
             self.end()
             return
         TURN.settle(self)
         self.pump.call_later(ANSWER_LIMIT, self.end)
+
+    def _ask(self) -> int | None:
+        """Requires the lock. A question that the exit answers at once: its stream id, None when no id is left."""
+        try:
+            return self.endpoint.resolve(_ASKED, monotonic())
+        except TooLarge:
+            return None
 
     def end(self, reason: DestroyReason = DestroyReason.FINISHED) -> None:
         """Ends the circuit; its streams break."""
